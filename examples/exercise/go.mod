@@ -1,0 +1,3 @@
+module gosandbox.example/exercise
+
+go 1.19

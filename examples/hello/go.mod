@@ -1,0 +1,3 @@
+module gosandbox.example/hello
+
+go 1.19

@@ -1,0 +1,3 @@
+module gosandbox.example/probe
+
+go 1.19

@@ -1,0 +1,3 @@
+module gosandbox.example/web
+
+go 1.19

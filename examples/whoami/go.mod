@@ -1,0 +1,3 @@
+module gosandbox.example/whoami
+
+go 1.19
