@@ -1,0 +1,307 @@
+//! The tenant's cgroups: made, limited, watched, killed and removed.
+//!
+//! Limits are on `<tenant>/`; each instance lives in a leaf below it with its
+//! own memory.oom.group and cgroup.kill, because a reload has two at once. What
+//! was made is removed on every way out: [`Instance`] does it when dropped.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use cgroups_rs::MaxValue;
+use cgroups_rs::cpu::CpuController;
+use cgroups_rs::memory::{MemController, SetMemory};
+use cgroups_rs::pid::PidController;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::plan::{CgroupSpec, ResourceLimits};
+use crate::value::CpuQuota;
+
+/// A file of the hierarchy that could not be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {}", path.display(), cause)]
+pub struct CgroupError {
+    /// Which.
+    pub path: PathBuf,
+    /// Why.
+    pub cause: io::Error,
+}
+
+impl CgroupError {
+    fn at(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
+        move |cause| Self {
+            path: path.to_owned(),
+            cause,
+        }
+    }
+
+    /// The errno behind it, for the remedy.
+    pub fn errno(&self) -> Errno {
+        Errno::from_raw(self.cause.raw_os_error().unwrap_or(0))
+    }
+}
+
+/// How long leftovers of a dead supervisor may take to vanish. They were killed
+/// with it; this is for the kernel to finish.
+const LEFTOVER_DEADLINE: Duration = Duration::from_secs(5);
+
+/// One instance's cgroup. Dropping it kills and removes what is left.
+#[derive(Debug)]
+pub struct Instance {
+    mount: PathBuf,
+    tenant: PathBuf,
+    path: PathBuf,
+    dir: File,
+    kill: File,
+}
+
+/// Makes the tenant's cgroup with its limits and an instance in it. What an
+/// earlier supervisor of this tenant left behind is killed and removed first;
+/// the caller holds the tenant's lock.
+///
+/// # Errors
+/// [`CgroupError`]; then nothing of it is left.
+pub fn create(spec: &CgroupSpec) -> Result<Instance, CgroupError> {
+    if let Some(leaf) = &spec.move_self {
+        let leaf = spec.mount.join(leaf);
+        make(&leaf)?;
+        write(&leaf.join("cgroup.procs"), "0")?;
+    }
+    for dir in &spec.enable {
+        let dir = spec.mount.join(dir);
+        make(&dir)?;
+        enable(&dir, &spec.controllers)?;
+    }
+    make(&spec.mount.join(&spec.parent))?;
+    let tenant = spec.mount.join(&spec.tenant);
+    make(&tenant)?;
+    let made = instance(spec, &tenant);
+    if made.is_err() {
+        // It may hold nothing of ours that is alive; one that is not empty
+        // belongs to somebody else and stays.
+        drop(std::fs::remove_dir(&tenant));
+        remove_parent(&spec.mount, &tenant);
+    }
+    made
+}
+
+fn instance(spec: &CgroupSpec, tenant: &Path) -> Result<Instance, CgroupError> {
+    remove_leftovers(tenant)?;
+    if !spec.controllers.is_empty() {
+        limit(tenant, &spec.limits)?;
+        // For memory.oom.group and accounting by instance.
+        enable(tenant, &spec.controllers)?;
+    }
+    let path = tenant.join("1");
+    make(&path)?;
+    let open = |path: &Path, write: bool| {
+        OpenOptions::new()
+            .read(!write)
+            .write(write)
+            .custom_flags(libc::O_CLOEXEC | libc::O_NOFOLLOW)
+            .open(path)
+            .map_err(CgroupError::at(path))
+    };
+    let cleanup = |error| {
+        drop(std::fs::remove_dir(&path));
+        error
+    };
+    if spec.limits.memory_max.is_some() {
+        write(&path.join("memory.oom.group"), "1").map_err(cleanup)?;
+    }
+    Ok(Instance {
+        mount: spec.mount.clone(),
+        tenant: tenant.to_owned(),
+        dir: open(&path, false).map_err(cleanup)?,
+        kill: open(&path.join("cgroup.kill"), true).map_err(cleanup)?,
+        path,
+    })
+}
+
+impl Instance {
+    /// The directory, for CLONE_INTO_CGROUP.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Kills every process in it, at once: cgroup.kill, Linux 5.14.
+    ///
+    /// # Errors
+    /// What write(2) says; the caller has a pidfd to fall back on.
+    pub fn kill(&self) -> io::Result<()> {
+        (&self.kill).write_all(b"1")
+    }
+
+    /// How many processes were killed because memory.max was reached:
+    /// `oom_kill` of memory.events. `None` where memory is not controlled.
+    pub fn oom_kills(&self) -> Option<u64> {
+        let text = std::fs::read_to_string(self.path.join("memory.events")).ok()?;
+        text.lines()
+            .find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        // The processes are gone before this in every ordinary case; rmdir says
+        // so. A failure leaves a cgroup that the next start clears.
+        if std::fs::remove_dir(&self.path).is_err() {
+            drop(remove_leftovers(&self.tenant));
+        }
+        drop(std::fs::remove_dir(&self.tenant));
+        remove_parent(&self.mount, &self.tenant);
+    }
+}
+
+/// Removes `gosandbox/`, the only parent that we make, if no tenant is left.
+fn remove_parent(mount: &Path, tenant: &Path) {
+    if let Some(parent) = tenant
+        .parent()
+        .filter(|p| p.parent() == Some(mount) && p.ends_with("gosandbox"))
+    {
+        // EBUSY: another tenant is there.
+        drop(std::fs::remove_dir(parent));
+    }
+}
+
+fn make(path: &Path) -> Result<(), CgroupError> {
+    match DirBuilder::new().create(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(CgroupError::at(path)(e)),
+        _ => Ok(()),
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<(), CgroupError> {
+    // No O_CREAT: in a cgroup directory a missing file is a missing controller.
+    let mut file = OpenOptions::new()
+        .write(true)
+        .open(path)
+        .map_err(CgroupError::at(path))?;
+    file.write_all(text.as_bytes())
+        .map_err(CgroupError::at(path))
+}
+
+/// Enables `controllers` for the children of `dir`; those that are, stay.
+fn enable(dir: &Path, controllers: &[&str]) -> Result<(), CgroupError> {
+    let path = dir.join("cgroup.subtree_control");
+    let enabled = std::fs::read_to_string(&path).map_err(CgroupError::at(&path))?;
+    let missing: Vec<String> = controllers
+        .iter()
+        .filter(|c| !enabled.split_whitespace().any(|e| e == **c))
+        .map(|c| format!("+{c}"))
+        .collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        write(&path, &missing.join(" "))
+    }
+}
+
+/// Writes the limits that are given; each failure is an error, none is skipped.
+fn limit(dir: &Path, limits: &ResourceLimits) -> Result<(), CgroupError> {
+    let failed = |file: &str| {
+        let path = dir.join(file);
+        move |error: cgroups_rs::error::Error| {
+            use std::error::Error;
+            let cause = error
+                .source()
+                .and_then(|e| e.downcast_ref::<io::Error>())
+                .and_then(io::Error::raw_os_error)
+                .map_or_else(
+                    || io::Error::other(error.to_string()),
+                    io::Error::from_raw_os_error,
+                );
+            CgroupError { path, cause }
+        }
+    };
+    let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let memory = MemController::new(dir.to_owned(), true);
+    if let Some(max) = limits.memory_max {
+        memory
+            .set_limit(signed(max))
+            .map_err(failed("memory.max"))?;
+    }
+    if let Some(high) = limits.memory_high {
+        let high = SetMemory {
+            high: Some(MaxValue::Value(signed(high))),
+            ..SetMemory::default()
+        };
+        memory.set_mem(high).map_err(failed("memory.high"))?;
+    }
+    // A kernel without swap accounting has no such file, and no swap to limit.
+    if let Some(swap) = limits
+        .swap_max
+        .filter(|_| dir.join("memory.swap.max").exists())
+    {
+        memory
+            .set_memswap_limit(signed(swap))
+            .map_err(failed("memory.swap.max"))?;
+    }
+    let cpu = CpuController::new(dir.to_owned(), true);
+    if let Some(quota) = limits.cpu_quota_us {
+        cpu.set_cfs_quota_and_period(Some(signed(quota)), Some(CpuQuota::PERIOD_US))
+            .map_err(failed("cpu.max"))?;
+    }
+    if let Some(weight) = limits.cpu_weight {
+        cpu.set_shares(u64::from(weight))
+            .map_err(failed("cpu.weight"))?;
+    }
+    if let Some(pids) = limits.pids_max {
+        PidController::new(dir.to_owned(), true)
+            .set_pid_max(MaxValue::Value(i64::from(pids)))
+            .map_err(failed("pids.max"))?;
+    }
+    Ok(())
+}
+
+/// Kills and removes every instance in `tenant`.
+fn remove_leftovers(tenant: &Path) -> Result<(), CgroupError> {
+    let deadline = Instant::now() + LEFTOVER_DEADLINE;
+    let entries = std::fs::read_dir(tenant).map_err(CgroupError::at(tenant))?;
+    for entry in entries
+        .flatten()
+        .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+    {
+        let path = entry.path();
+        loop {
+            match std::fs::remove_dir(&path) {
+                Ok(()) => break,
+                Err(e) if e.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                    write(&path.join("cgroup.kill"), "1")?;
+                    wait_empty(&path, deadline)?;
+                }
+                Err(e) => return Err(CgroupError::at(&path)(e)),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Waits until `populated` of cgroup.events is 0, or until `deadline`.
+fn wait_empty(path: &Path, deadline: Instant) -> Result<(), CgroupError> {
+    let events = path.join("cgroup.events");
+    let file = File::open(&events).map_err(CgroupError::at(&events))?;
+    loop {
+        let text = std::fs::read_to_string(&events).map_err(CgroupError::at(&events))?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        if text.lines().any(|line| line == "populated 0") || left.is_zero() {
+            return Ok(());
+        }
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        // A change of the file is an exceptional condition: cgroup-v2.rst.
+        poll(
+            &mut [PollFd::new(file.as_fd(), PollFlags::POLLPRI)],
+            timeout,
+        )
+        .map_err(|e| CgroupError::at(&events)(e.into()))?;
+    }
+}

@@ -1,0 +1,101 @@
+//! The command line: one file a command, and what they share.
+
+mod check;
+mod options;
+mod plan;
+mod run;
+
+use std::fmt;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::sys;
+
+pub use options::TenantOptions;
+
+/// Runs Go programs of strangers, each kept to itself
+///
+/// Example: gosandbox run --tenant acme --listen 8080 ./app
+#[derive(Debug, Parser)]
+#[command(name = "gosandbox", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start and supervise a tenant
+    Run(TenantOptions),
+    /// Print what `run` would do, step by step, and do nothing
+    Plan(plan::PlanOptions),
+    /// Can this machine do it? One line a facility
+    Check,
+}
+
+/// How gosandbox ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// By exit.
+    Code(u8),
+    /// By the signal that ended the tenant.
+    Signal(i32),
+}
+
+impl Status {
+    /// gosandbox could not do what was asked.
+    pub const FAILED: Self = Self::Code(125);
+    /// The binary cannot be executed or is refused.
+    pub const REFUSED: Self = Self::Code(126);
+    /// There is no such binary.
+    pub const NOT_FOUND: Self = Self::Code(127);
+
+    /// Ends the process that way. A pid 1 cannot be ended by its own signal, so
+    /// there the shell's convention, 128 and the number, stands in.
+    pub fn end(self) -> ExitCode {
+        match self {
+            Self::Code(code) => ExitCode::from(code),
+            Self::Signal(signal) => {
+                // A core dump would be of gosandbox and not of the tenant.
+                let core = nix::sys::resource::Resource::RLIMIT_CORE;
+                _ = nix::sys::resource::setrlimit(core, 0, 0);
+                sys::signal::reset(signal);
+                if std::process::id() != 1 {
+                    sys::signal::raise(signal);
+                }
+                ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX))
+            }
+        }
+    }
+}
+
+/// Says one line on stderr. A stderr that is gone is no reason to fail.
+pub(crate) fn say(line: impl fmt::Display) {
+    use std::io::Write;
+    // One write, so that lines of several tenants do not mix.
+    drop(std::io::stderr().write_all(format!("gosandbox: {line}\n").as_bytes()));
+}
+
+/// Runs the command that the arguments name.
+pub fn main() -> Status {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Only printing can fail here.
+            drop(error.print());
+            let is_run = std::env::args_os().nth(1).is_some_and(|arg| arg == "run");
+            return match (error.use_stderr(), is_run) {
+                (false, _) => Status::Code(0),
+                // A Go panic exits 2, so `run` cannot use it for itself.
+                (true, true) => Status::FAILED,
+                (true, false) => Status::Code(2),
+            };
+        }
+    };
+    match cli.command {
+        Command::Run(options) => run::run(&options),
+        Command::Plan(options) => plan::plan(&options),
+        Command::Check => check::check(),
+    }
+}

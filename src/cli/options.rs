@@ -1,0 +1,244 @@
+//! The flags that describe a tenant, each the short form of a policy key, and
+//! how a request comes out of them and the other layers.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::Status;
+use crate::golang;
+use crate::host::{self, Roots};
+use crate::plan::{BinaryFacts, Plan, Request, resolve};
+use crate::policy::{
+    self, Bind, Layer, Listener, MaxProcs, MemLimit, Need, NetworkMode, PolicyFile, Source,
+};
+use crate::value::{ByteSize, CpuQuota, Span, Tenant};
+
+/// Set for the process that systemd-run starts, so that it does not ask again.
+pub(super) const SCOPED: &str = "GOSANDBOX_SCOPED";
+
+/// Who the tenant is and what it gets.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "The first word that is not a flag is the binary; all after it is the tenant's.\n\
+    A policy file says everything that flags say and more: see docs/policy.md."
+)]
+pub struct TenantOptions {
+    /// Name of the tenant [default: the binary's name]
+    #[arg(long, value_name = "NAME")]
+    tenant: Option<Tenant>,
+    /// A shipped policy (web, job) or a file with a slash in its path
+    #[arg(long, value_name = "FILE|NAME")]
+    policy: Option<String>,
+    /// Hand over a socket: [NAME=]tcp:HOST:PORT, [NAME=]unix:PATH or PORT
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Vec<Listener>,
+    /// private: nothing but its listeners. host: the host's network
+    #[arg(long, value_name = "MODE")]
+    network: Option<NetworkMode>,
+    /// memory.max, as in 512M
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<ByteSize>,
+    /// cpu.max in processors, as in 1.5
+    #[arg(long, value_name = "N")]
+    cpu: Option<CpuQuota>,
+    /// pids.max
+    #[arg(long, value_name = "N")]
+    pids: Option<u32>,
+    /// Show a host path inside, read-only
+    #[arg(long, value_name = "HOST:INSIDE")]
+    bind_ro: Vec<Bind>,
+    /// Show a host path inside, writable
+    #[arg(long, value_name = "HOST:INSIDE")]
+    bind: Vec<Bind>,
+    /// Set an environment variable
+    #[arg(long, value_name = "NAME=VALUE", value_parser = policy::parse_assignment)]
+    env: Vec<(String, String)>,
+    /// Read environment variables from a file of NAME=VALUE lines
+    #[arg(long, value_name = "FILE")]
+    env_file: Option<PathBuf>,
+    /// Pass one of gosandbox's own environment variables on
+    #[arg(long, value_name = "NAME")]
+    env_pass: Vec<String>,
+    /// Working directory inside
+    #[arg(long, value_name = "DIR")]
+    workdir: Option<PathBuf>,
+    /// GOMEMLIMIT: auto, off or a size
+    #[arg(long, value_name = "SIZE")]
+    memlimit: Option<MemLimit>,
+    /// GOMAXPROCS: auto, off or a number
+    #[arg(long, value_name = "N")]
+    maxprocs: Option<MaxProcs>,
+    /// Time between SIGTERM and the forced end
+    #[arg(long, value_name = "TIME")]
+    grace: Option<Span>,
+    /// cgroup=best-effort: start although limits cannot be had
+    #[arg(long, value_name = "NAME=NEED", value_parser = parse_need)]
+    require: Vec<Need>,
+    /// The binary and its arguments
+    #[arg(
+        value_name = "BINARY [ARGS]",
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        required = true
+    )]
+    command: Vec<OsString>,
+}
+
+fn parse_need(text: &str) -> Result<Need, String> {
+    match text.split_once('=') {
+        Some(("cgroup", need)) => need
+            .parse()
+            .map_err(|e: crate::value::BadValue| e.to_string()),
+        _ => Err("write cgroup=strict or cgroup=best-effort".to_owned()),
+    }
+}
+
+/// What could not be had, as the one line to print, and the status to end with.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) line: String,
+    pub(super) status: Status,
+}
+
+/// Everything that is known before anything is done.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) request: Request,
+    pub(super) binary: BinaryFacts,
+    pub(super) file: File,
+    pub(super) plan: Plan,
+}
+
+impl TenantOptions {
+    /// Reads policies, binary and machine, and makes the plan. `record` lets it
+    /// write the tenant's id down.
+    pub(super) fn resolve(&self, roots: &Roots, record: bool) -> Result<Known, Refusal> {
+        let failed = |line: String| Refusal {
+            line,
+            status: Status::FAILED,
+        };
+        let (name, args) = self
+            .command
+            .split_first()
+            .ok_or_else(|| failed("no binary".into()))?;
+        if name.to_string_lossy().starts_with('-') {
+            return Err(failed(format!(
+                "{}: no such flag (see gosandbox run --help)",
+                name.display()
+            )));
+        }
+        let tenant = self.tenant(Path::new(name)).map_err(failed)?;
+        let at = |text: String| failed(format!("tenant {tenant}: {text}"));
+
+        let privileged = host::privileged();
+        let own = roots.etc.join(format!("gosandbox/tenants/{tenant}.toml"));
+        let environment = policy::from_environment(
+            std::env::vars_os()
+                .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))),
+        )
+        .map_err(|e| at(e.to_string()))?;
+        let policy = policy::load(
+            self.policy.as_deref(),
+            Some(&own),
+            vec![environment, self.layer()],
+            privileged,
+        )
+        .map_err(|e| at(e.to_string()))?;
+
+        let (binary, file) = open_binary(&tenant, Path::new(name), privileged)?;
+        let host = host::read(roots, &tenant, &policy, record).map_err(|e| at(e.to_string()))?;
+        let request = Request {
+            tenant: tenant.clone(),
+            policy,
+            args: args.to_vec(),
+            scoped: std::env::var_os(SCOPED).is_some(),
+        };
+        let plan = resolve(&request, &host, &binary).map_err(|e| Refusal {
+            line: format!("tenant {tenant}: {e}"),
+            status: if e.refused {
+                Status::REFUSED
+            } else {
+                Status::FAILED
+            },
+        })?;
+        Ok(Known {
+            request,
+            binary,
+            file,
+            plan,
+        })
+    }
+
+    /// `--tenant`, or the binary's name where that can be one.
+    fn tenant(&self, binary: &Path) -> Result<Tenant, String> {
+        if let Some(tenant) = &self.tenant {
+            return Ok(tenant.clone());
+        }
+        let name = binary.file_name().unwrap_or_default().to_string_lossy();
+        name.parse().map_err(|_| {
+            format!(
+                "{}: its name cannot be a tenant's (give it one with --tenant)",
+                crate::value::escape(&name)
+            )
+        })
+    }
+
+    /// The flags as a layer of policy.
+    fn layer(&self) -> Layer {
+        fn some<T: Clone>(list: &[T]) -> Option<Vec<T>> {
+            (!list.is_empty()).then(|| list.to_vec())
+        }
+        let mut file = PolicyFile::default();
+        file.process.env = (!self.env.is_empty()).then(|| self.env.iter().cloned().collect());
+        file.process.env_file.clone_from(&self.env_file);
+        file.process.env_pass = some(&self.env_pass);
+        file.process.workdir.clone_from(&self.workdir);
+        file.limits.memory = self.memory;
+        file.limits.cpu = self.cpu;
+        file.limits.pids = self.pids;
+        file.go.memlimit = self.memlimit;
+        file.go.maxprocs = self.maxprocs;
+        file.filesystem.read_only = some(&self.bind_ro);
+        file.filesystem.read_write = some(&self.bind);
+        file.network.mode = self.network;
+        file.network.listen = some(&self.listen);
+        file.lifecycle.grace = self.grace;
+        file.require.cgroup = self.require.last().copied();
+        Layer {
+            source: Source::Flags,
+            file,
+        }
+    }
+}
+
+fn open_binary(
+    tenant: &Tenant,
+    path: &Path,
+    privileged: bool,
+) -> Result<(BinaryFacts, File), Refusal> {
+    let refuse = |why: String, status| Refusal {
+        line: format!("tenant {tenant}: open binary: {}: {why}", path.display()),
+        status,
+    };
+    let (file, real) = host::open_binary(path, privileged).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => refuse(
+            "no such file (a path, not a name to be searched for)".into(),
+            Status::NOT_FOUND,
+        ),
+        _ => {
+            let text = e.to_string();
+            refuse(
+                text.split(" (os error")
+                    .next()
+                    .unwrap_or_default()
+                    .to_owned(),
+                Status::REFUSED,
+            )
+        }
+    })?;
+    let facts = golang::read(&file, &real).map_err(|e| refuse(e.to_string(), Status::REFUSED))?;
+    Ok((facts, file))
+}

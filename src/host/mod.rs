@@ -1,0 +1,308 @@
+//! Facts read from this machine, as plain data for the plan.
+//!
+//! The roots of /proc, /sys and /etc are parameters ([`Roots`]), so that tests
+//! give it a machine made of files. Nothing in here changes anything, except
+//! [`ids::allocate`], which records a tenant's id.
+
+mod cgroup;
+pub mod ids;
+mod inherited;
+
+pub use inherited::FIRST as FIRST_INHERITED;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use caps::{CapSet, Capability};
+
+use crate::plan::{HostFacts, PathFact, PathKind, system_paths};
+use crate::policy::Policy;
+use crate::value::{HostGid, HostUid, Tenant};
+
+/// Where the machine's files are.
+#[derive(Clone, Debug)]
+pub struct Roots {
+    /// procfs.
+    pub proc: PathBuf,
+    /// Configuration.
+    pub etc: PathBuf,
+    /// Runtime state; `systemd/system` in it says that systemd runs.
+    pub run: PathBuf,
+    /// Where the record of ids is kept.
+    pub state: PathBuf,
+}
+
+impl Default for Roots {
+    fn default() -> Self {
+        Self {
+            proc: "/proc".into(),
+            etc: "/etc".into(),
+            run: "/run".into(),
+            state: "/var/lib/gosandbox".into(),
+        }
+    }
+}
+
+/// What could not be read, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{object}: {cause}")]
+pub struct HostError {
+    /// What was read.
+    pub object: String,
+    /// Why it failed, with the remedy.
+    pub cause: String,
+}
+
+impl HostError {
+    fn new(object: impl std::fmt::Display, cause: impl std::fmt::Display) -> Self {
+        Self {
+            object: object.to_string(),
+            cause: cause.to_string(),
+        }
+    }
+}
+
+/// Whether this process holds every capability that giving the tenant a host id
+/// of its own takes.
+pub fn privileged() -> bool {
+    [
+        Capability::CAP_SETUID,
+        Capability::CAP_SETGID,
+        Capability::CAP_SYS_ADMIN,
+        Capability::CAP_CHOWN,
+    ]
+    .into_iter()
+    .all(has)
+}
+
+fn has(capability: Capability) -> bool {
+    caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
+}
+
+/// Reads what the plan for `tenant` under `policy` needs to know. `record`
+/// writes the tenant's id down; without it, nothing is changed.
+///
+/// # Errors
+/// Something that has to be known cannot be read.
+pub fn read(
+    roots: &Roots,
+    tenant: &Tenant,
+    policy: &Policy,
+    record: bool,
+) -> Result<HostFacts, HostError> {
+    let privileged = privileged();
+    let host_id = if privileged {
+        Some(if record {
+            ids::allocate(roots, tenant)?
+        } else {
+            ids::look_up(roots, tenant)?
+        })
+    } else {
+        None
+    };
+    let sources = policy
+        .filesystem
+        .read_only
+        .value
+        .iter()
+        .chain(&policy.filesystem.read_write.value);
+    let paths = system_paths()
+        .map(Path::to_owned)
+        .chain(sources.map(|bind| bind.source.clone()))
+        .map(|path| {
+            let fact = path_fact(&path);
+            (path, fact)
+        })
+        .collect();
+    let (_, open_files_hard) =
+        nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
+            .map_err(|e| HostError::new("RLIMIT_NOFILE", e))?;
+    let oom = roots.proc.join("self/oom_score_adj");
+    let oom_score_adj = read_text(&oom)?
+        .trim()
+        .parse()
+        .map_err(|_| HostError::new(oom.display(), "not a number"))?;
+    Ok(HostFacts {
+        uid: HostUid(nix::unistd::geteuid().as_raw()),
+        gid: HostGid(nix::unistd::getegid().as_raw()),
+        privileged,
+        may_raise_limits: has(Capability::CAP_SYS_RESOURCE),
+        host_id,
+        cpus: cpus(),
+        open_files_hard,
+        cgroup: cgroup::read(roots)?,
+        systemd: systemd_booted(roots),
+        can_scope: systemd_booted(roots) && (privileged || user_manager()),
+        paths,
+        timezone: timezone(&roots.etc),
+        inherited: inherited::read()?,
+        environment: passed(&policy.process.env_pass.value),
+        env_file: match &policy.process.env_file.value {
+            Some(path) => env_file(path)?,
+            None => BTreeMap::new(),
+        },
+        oom_score_adj,
+    })
+}
+
+/// sd_booted(3): whether systemd is the service manager.
+pub fn systemd_booted(roots: &Roots) -> bool {
+    roots
+        .run
+        .join("systemd/system")
+        .symlink_metadata()
+        .is_ok_and(|m| m.is_dir())
+}
+
+/// Whether a systemd user manager runs for this user.
+fn user_manager() -> bool {
+    std::env::var_os("XDG_RUNTIME_DIR")
+        .is_some_and(|dir| Path::new(&dir).join("systemd/private").exists())
+}
+
+fn read_text(path: &Path) -> Result<String, HostError> {
+    std::fs::read_to_string(path).map_err(|e| HostError::new(path.display(), e))
+}
+
+/// Processors this process may run on: sched_getaffinity(2).
+fn cpus() -> u32 {
+    let set = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0));
+    let count = set.map_or(1, |set| {
+        (0..nix::sched::CpuSet::count())
+            .filter(|&cpu| set.is_set(cpu).unwrap_or(false))
+            .count()
+    });
+    u32::try_from(count).unwrap_or(1).max(1)
+}
+
+fn path_fact(path: &Path) -> PathFact {
+    let missing = PathFact {
+        kind: PathKind::Missing,
+        real: path.to_owned(),
+        uid: HostUid(0),
+        gid: HostGid(0),
+        mode: 0,
+    };
+    let Ok(data) = path.metadata() else {
+        return missing;
+    };
+    let Ok(real) = path.canonicalize() else {
+        return missing;
+    };
+    PathFact {
+        kind: if data.is_dir() {
+            PathKind::Directory
+        } else {
+            PathKind::File
+        },
+        real,
+        uid: HostUid(data.uid()),
+        gid: HostGid(data.gid()),
+        mode: data.mode() & 0o7777,
+    }
+}
+
+/// The zone that /etc/localtime points at, if it is in the zoneinfo tree.
+fn timezone(etc: &Path) -> Option<String> {
+    let target = std::fs::read_link(etc.join("localtime")).ok()?;
+    let text = target.to_str()?;
+    let (_, zone) = text.split_once("zoneinfo/")?;
+    let plain = zone
+        .bytes()
+        .all(|c| c.is_ascii_alphanumeric() || b"+-_/".contains(&c));
+    plain.then(|| zone.to_owned())
+}
+
+fn passed(names: &[String]) -> BTreeMap<String, String> {
+    names
+        .iter()
+        .filter_map(|name| Some((name.clone(), std::env::var(name).ok()?)))
+        .collect()
+}
+
+/// NAME=VALUE lines; blank lines and those that begin with # are passed over,
+/// as in systemd.exec(5), EnvironmentFile=. Nothing is unquoted or expanded.
+fn env_file(path: &Path) -> Result<BTreeMap<String, String>, HostError> {
+    let text = read_text(path)?;
+    let mut variables = BTreeMap::new();
+    for (number, line) in text.lines().enumerate() {
+        if line.trim().is_empty() || line.trim_start().starts_with('#') {
+            continue;
+        }
+        let (name, value) = crate::policy::parse_assignment(line).map_err(|_| {
+            // The line may be a secret, so it is not quoted.
+            HostError::new(
+                format!("{}:{}", path.display(), number + 1),
+                "not NAME=VALUE",
+            )
+        })?;
+        variables.insert(name, value);
+    }
+    Ok(variables)
+}
+
+/// Opens the binary and checks who may change it.
+///
+/// # Errors
+/// `NotFound` where there is none, `PermissionDenied` where it may not be
+/// executed, `Other` where strangers may write it.
+pub fn open_binary(path: &Path, privileged: bool) -> io::Result<(std::fs::File, PathBuf)> {
+    let real = path.canonicalize()?;
+    let file = std::fs::File::open(&real)?;
+    let data = file.metadata()?;
+    if !data.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "not a regular file",
+        ));
+    }
+    if data.mode() & 0o111 == 0 {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "not executable (chmod +x it)",
+        ));
+    }
+    if privileged && data.mode() & 0o022 != 0 {
+        return Err(io::Error::other(
+            "writable by group or others (chmod go-w it)",
+        ));
+    }
+    Ok((file, real))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn env_files() {
+        let dir = crate::testing::TempDir::new("env-file");
+        let path = dir.path().join("env");
+        std::fs::write(&path, "# comment\n\nA=1\nB=two words = more\n  # also\n").unwrap();
+        let variables = env_file(&path).unwrap();
+        assert_eq!(variables["A"], "1");
+        assert_eq!(variables["B"], "two words = more");
+        assert_eq!(variables.len(), 2);
+        std::fs::write(&path, "A=1\nsecret without equals\n").unwrap();
+        let error = env_file(&path).unwrap_err().to_string();
+        assert!(error.ends_with("env:2: not NAME=VALUE"), "{error}");
+    }
+
+    #[test]
+    fn time_zones() {
+        let dir = crate::testing::TempDir::new("zone");
+        for (target, zone) in [
+            ("/usr/share/zoneinfo/Europe/Berlin", Some("Europe/Berlin")),
+            ("../usr/share/zoneinfo/Etc/UTC", Some("Etc/UTC")),
+            ("/usr/share/zoneinfo/../../etc/shadow", None),
+            ("/somewhere/else", None),
+        ] {
+            let link = dir.path().join("localtime");
+            drop(std::fs::remove_file(&link));
+            std::os::unix::fs::symlink(target, &link).unwrap();
+            assert_eq!(timezone(dir.path()).as_deref(), zone, "{target}");
+        }
+    }
+}

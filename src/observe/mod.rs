@@ -1,0 +1,5 @@
+//! What others may know of a running tenant: the service manager, the state
+//! file, a line on stderr.
+
+pub mod notify;
+pub mod state_file;

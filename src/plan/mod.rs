@@ -1,0 +1,179 @@
+//! The plan: what exactly will be done, in which order, to which kernel object.
+//!
+//! [`resolve`] is a pure function of a policy, of what was read from the
+//! machine and of what was read from the binary. Nothing in this module opens a
+//! file, asks the kernel or reads a clock.
+
+mod cgroup;
+mod facts;
+mod print;
+mod resolve;
+mod rootfs;
+mod step;
+
+pub use cgroup::{CgroupPlan, CgroupSpec, ResourceLimits};
+pub use facts::{
+    BinaryFacts, CgroupFacts, HostFacts, IdFact, InheritedAddress, InheritedFact, PathFact,
+    PathKind,
+};
+pub use resolve::{Request, resolve};
+pub use rootfs::{Access, MountOp, system_paths};
+pub use step::{Actor, Step};
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::policy::{Listener, NetworkMode};
+use crate::seccomp::Rules;
+use crate::value::{HostGid, HostUid, NsId, Tenant};
+
+/// Everything that `run` will do.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// Who the tenant is.
+    pub identity: Identity,
+    /// Path of the binary on the host.
+    pub binary: PathBuf,
+    /// Path of the binary inside.
+    pub exec: PathBuf,
+    /// Arguments, the program's name first.
+    pub args: Vec<OsString>,
+    /// Environment, in the order in which it is laid out.
+    pub env: Vec<(String, OsString)>,
+    /// Working directory inside.
+    pub workdir: PathBuf,
+    /// Sockets to hand over, in the order of their descriptors from 3 on.
+    pub listeners: Vec<ListenerPlan>,
+    /// Whose network.
+    pub network: NetworkMode,
+    /// What the root file system is made of, in order.
+    pub rootfs: Vec<MountOp>,
+    /// Soft and hard limits by name.
+    pub rlimits: Vec<Rlimit>,
+    /// Raise the supervisor's own hard RLIMIT_NOFILE to this first.
+    pub raise_open_files: Option<u64>,
+    /// The cgroups.
+    pub cgroup: CgroupPlan,
+    /// What may be asked of the kernel.
+    pub rules: Rules,
+    /// Time between SIGTERM and the forced end.
+    pub grace: Duration,
+    /// oom_score_adj is raised to 0: a protected supervisor's tenant is not
+    /// protected.
+    pub reset_oom_score: bool,
+    /// Protections that the policy lets go and the machine does not give.
+    pub missing: Vec<String>,
+    /// Things worth knowing that are no loss of protection.
+    pub notes: Vec<String>,
+}
+
+/// Who the tenant is, inside and out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The one uid and gid inside.
+    pub inside: NsId,
+    /// What the uid is mapped to.
+    pub uid: HostUid,
+    /// What the gid is mapped to.
+    pub gid: HostGid,
+    /// Where the host's ids come from.
+    pub kind: IdentityKind,
+}
+
+/// Where the host's ids come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdentityKind {
+    /// The tenant's own, from the record.
+    Recorded,
+    /// The tenant's own, not yet in the record.
+    New,
+    /// gosandbox is not privileged: its caller's.
+    Caller,
+}
+
+/// One socket to hand over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerPlan {
+    /// What the tenant is told.
+    pub listener: Listener,
+    /// The descriptor that was inherited for it; `None` opens a new one.
+    pub inherited: Option<i32>,
+}
+
+/// One resource limit: getrlimit(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rlimit {
+    /// Which.
+    pub resource: Resource,
+    /// Soft limit.
+    pub soft: u64,
+    /// Hard limit.
+    pub hard: u64,
+}
+
+/// The limits that are set. RLIMIT_AS is absent on purpose: Go reserves address
+/// space freely. RLIMIT_NPROC is too: it counts by host id and pids.max does it
+/// by tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// Descriptors.
+    OpenFiles,
+    /// Core dumps.
+    Core,
+    /// Locked memory.
+    LockedMemory,
+    /// POSIX message queues.
+    MessageQueues,
+    /// Niceness that may be asked for.
+    Nice,
+    /// Real-time priority that may be asked for.
+    RealTimePriority,
+}
+
+impl Resource {
+    /// As in getrlimit(2).
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::OpenFiles => "NOFILE",
+            Self::Core => "CORE",
+            Self::LockedMemory => "MEMLOCK",
+            Self::MessageQueues => "MSGQUEUE",
+            Self::Nice => "NICE",
+            Self::RealTimePriority => "RTPRIO",
+        }
+    }
+}
+
+/// Why there can be no plan. The message holds the object, the cause and the
+/// remedy.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {}", step.label(), message)]
+pub struct PlanError {
+    /// The step that could not be taken.
+    pub step: Step,
+    /// Object, cause, remedy.
+    pub message: String,
+    /// Whether it is the binary that is refused (126) and not the set-up (125).
+    pub refused: bool,
+}
+
+impl PlanError {
+    fn new(step: Step, message: impl Into<String>) -> Self {
+        Self {
+            step,
+            message: message.into(),
+            refused: false,
+        }
+    }
+
+    fn refused(message: impl Into<String>) -> Self {
+        Self {
+            step: Step::Open,
+            message: message.into(),
+            refused: true,
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! The plan as text and as data for `--json`.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use super::{Access, CgroupPlan, IdentityKind, MountOp, PathKind, Plan, Step};
+use crate::policy::NetworkMode;
+
+/// One step of the plan, in words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlannedStep {
+    /// Its name.
+    pub step: &'static str,
+    /// Which process takes it.
+    pub process: &'static str,
+    /// What exactly is done, a line each.
+    pub actions: Vec<String>,
+}
+
+impl Plan {
+    /// Every step that this plan takes, in the order of [`Step`]. Those with
+    /// nothing to do in it are left out.
+    pub fn steps(&self) -> Vec<PlannedStep> {
+        Step::ALL
+            .iter()
+            .map(|&step| PlannedStep {
+                step: step.label(),
+                process: step.actor().label(),
+                actions: self.actions(step),
+            })
+            .filter(|planned| !planned.actions.is_empty())
+            .collect()
+    }
+
+    /// The plan as people read it.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        let mut process = "";
+        // Writing to a String cannot fail.
+        let mut line = |text: std::fmt::Arguments<'_>| _ = out.write_fmt(format_args!("{text}\n"));
+        line(format_args!("tenant {}", self.tenant));
+        for (number, planned) in self.steps().iter().enumerate() {
+            if planned.process != process {
+                process = planned.process;
+                line(format_args!("{process}"));
+            }
+            for (i, action) in planned.actions.iter().enumerate() {
+                if i == 0 {
+                    line(format_args!(
+                        "{:>4}  {:<17} {action}",
+                        number + 1,
+                        planned.step
+                    ));
+                } else {
+                    line(format_args!("{:25}{action}", ""));
+                }
+            }
+        }
+        for missing in &self.missing {
+            line(format_args!("missing: {missing}"));
+        }
+        for note in &self.notes {
+            line(format_args!("note: {note}"));
+        }
+        out
+    }
+
+    /// What `step` does, a line each.
+    fn actions(&self, step: Step) -> Vec<String> {
+        match step {
+            Step::State => vec!["one supervisor for this tenant".to_owned()],
+            Step::Open => vec![format!(
+                "{} is {} inside",
+                self.binary.display(),
+                self.exec.display()
+            )],
+            Step::Listen => self.listen_actions(),
+            Step::Sources
+            | Step::Files
+            | Step::Devices
+            | Step::Masks
+            | Step::Scratch
+            | Step::Binds
+            | Step::Binary
+            | Step::Rootfs
+            | Step::Proc => self.mount_actions(step),
+            Step::Cgroup => self.cgroup_actions(),
+            Step::Groups => match self.identity.kind {
+                IdentityKind::Caller => Vec::new(),
+                IdentityKind::Recorded | IdentityKind::New => {
+                    vec!["no supplementary groups".to_owned()]
+                }
+            },
+            Step::Clone => vec![format!(
+                "user, pid, mount, ipc, uts{} namespaces",
+                if self.network == NetworkMode::Private {
+                    ", network"
+                } else {
+                    ""
+                }
+            )],
+            Step::IdMap => self.id_actions(),
+            Step::AwaitIdMap => vec!["until the maps are written".to_owned()],
+            Step::Ids => vec![format!("uid and gid {0}", self.identity.inside)],
+            Step::DeathSignal => vec!["SIGKILL when the supervisor ends".to_owned()],
+            Step::Keyring => vec!["a new, empty session keyring".to_owned()],
+            Step::CgroupNamespace => match self.cgroup {
+                CgroupPlan::Made(_) => vec!["rooted at the instance's cgroup".to_owned()],
+                CgroupPlan::None | CgroupPlan::NeedsScope => {
+                    vec!["rooted where the supervisor is".to_owned()]
+                }
+            },
+            Step::Hostname => vec![self.tenant.to_string()],
+            Step::Propagation => vec!["every mount private".to_owned()],
+            Step::PivotRoot => vec!["the old root is detached".to_owned()],
+            Step::ReadOnlyRoot => vec!["/ read-only".to_owned()],
+            Step::Loopback => match self.network {
+                NetworkMode::Private => vec!["lo up, nothing else".to_owned()],
+                NetworkMode::Host => Vec::new(),
+            },
+            Step::Trees => match self.identity.kind {
+                IdentityKind::Caller => vec!["of every bind and device, as the caller".to_owned()],
+                IdentityKind::Recorded | IdentityKind::New => Vec::new(),
+            },
+            Step::BoundingSet => vec!["empty".to_owned()],
+            Step::Fork => vec!["init stays pid 1, the app goes on".to_owned()],
+            Step::InitLock => vec![
+                "not dumpable, no capabilities, no descriptors, a filter of 8 calls".to_owned(),
+            ],
+            Step::Session => vec!["new session; signals at their defaults; umask 077".to_owned()],
+            Step::Limits => self
+                .rlimits
+                .iter()
+                .map(|l| format!("{} {}", l.resource.label(), l.soft))
+                .collect(),
+            Step::Descriptors => vec![match self.listeners.len() {
+                0 => "0, 1 and 2; every other closed".to_owned(),
+                n => format!("0, 1, 2 and 3 to {}; every other closed", n + 2),
+            }],
+            Step::Workdir => vec![self.workdir.display().to_string()],
+            Step::Capabilities => vec!["none in any set; securebits locked".to_owned()],
+            Step::NoNewPrivs => vec!["on, for good".to_owned()],
+            Step::Filter => vec![format!(
+                "{} calls allowed, {} of them by argument, {} kill; the rest EPERM or ENOSYS",
+                self.rules.allowed(),
+                self.rules.conditional(),
+                self.rules.killing()
+            )],
+            Step::Exec => self.exec_actions(),
+        }
+    }
+
+    fn listen_actions(&self) -> Vec<String> {
+        self.listeners
+            .iter()
+            .enumerate()
+            .map(|(i, l)| {
+                let how = match l.inherited {
+                    Some(fd) => format!("inherited as descriptor {fd}"),
+                    None => "opened".to_owned(),
+                };
+                format!(
+                    "{} {}, {how}, is descriptor {}",
+                    l.listener.name,
+                    l.listener.address,
+                    i + 3
+                )
+            })
+            .collect()
+    }
+
+    fn id_actions(&self) -> Vec<String> {
+        let id = self.identity;
+        let whose = match id.kind {
+            IdentityKind::Recorded => "the tenant's own",
+            IdentityKind::New => "the tenant's own from its first start on",
+            IdentityKind::Caller => "the caller's",
+        };
+        let mut actions = vec![
+            format!("uid {} is {} on the host, {whose}", id.inside, id.uid),
+            format!(
+                "gid {} is {} on the host; setgroups denied",
+                id.inside, id.gid
+            ),
+        ];
+        if self.reset_oom_score {
+            actions.push("oom_score_adj 0".to_owned());
+        }
+        actions
+    }
+
+    fn mount_actions(&self, step: Step) -> Vec<String> {
+        if step == Step::Sources {
+            return self
+                .rootfs
+                .iter()
+                .filter_map(|op| match op {
+                    MountOp::Bind { source, .. } => Some(source.display().to_string()),
+                    _ => None,
+                })
+                .collect();
+        }
+        self.rootfs
+            .iter()
+            .filter(|op| op.step() == step)
+            .map(describe)
+            .collect()
+    }
+
+    fn cgroup_actions(&self) -> Vec<String> {
+        let spec = match &self.cgroup {
+            CgroupPlan::Made(spec) => spec,
+            CgroupPlan::None => return vec!["none".to_owned()],
+            CgroupPlan::NeedsScope => {
+                return vec![
+                    "start again in a scope: systemd-run --scope -p Delegate=yes".to_owned(),
+                ];
+            }
+        };
+        let tenant = spec.mount.join(&spec.tenant);
+        let mut actions = Vec::new();
+        if let Some(leaf) = &spec.move_self {
+            actions.push(format!(
+                "the supervisor moves to {}",
+                spec.mount.join(leaf).display()
+            ));
+        }
+        if !spec.controllers.is_empty() {
+            for dir in &spec.enable {
+                actions.push(format!(
+                    "{}: enable {}",
+                    spec.mount.join(dir).display(),
+                    spec.controllers.join(", ")
+                ));
+            }
+        }
+        actions.push(format!("{}, instances below it", tenant.display()));
+        let l = spec.limits;
+        let limits = [
+            ("memory.max", l.memory_max.map(|v| v.to_string())),
+            ("memory.high", l.memory_high.map(|v| v.to_string())),
+            ("memory.swap.max", l.swap_max.map(|v| v.to_string())),
+            ("memory.oom.group", l.memory_max.map(|_| "1".to_owned())),
+            (
+                "cpu.max",
+                l.cpu_quota_us
+                    .map(|v| format!("{v} {}", crate::value::CpuQuota::PERIOD_US)),
+            ),
+            ("cpu.weight", l.cpu_weight.map(|v| v.to_string())),
+            ("pids.max", l.pids_max.map(|v| v.to_string())),
+        ];
+        actions.extend(
+            limits
+                .into_iter()
+                .filter_map(|(file, value)| Some(format!("{file} {}", value?))),
+        );
+        actions
+    }
+
+    fn exec_actions(&self) -> Vec<String> {
+        let shown = |text: &std::ffi::OsStr| crate::value::escape(&text.to_string_lossy());
+        let args: Vec<String> = self.args.iter().map(|a| shown(a)).collect();
+        let mut actions = vec![args.join(" ")];
+        // What the policy sets may be a secret; what gosandbox sets is not.
+        const OWN: [&str; 11] = [
+            "PATH",
+            "HOME",
+            "TMPDIR",
+            "LANG",
+            "TZ",
+            "GOMEMLIMIT",
+            "GOMAXPROCS",
+            "LISTEN_FDS",
+            "LISTEN_PID",
+            "LISTEN_FDNAMES",
+            "GOSANDBOX_TENANT",
+        ];
+        actions.extend(self.env.iter().map(|(name, value)| match name.as_str() {
+            "LISTEN_PID" => "LISTEN_PID=the pid inside".to_owned(),
+            own if OWN.contains(&own) => format!("{name}={}", shown(value)),
+            _ => format!("{name}=…"),
+        }));
+        actions
+    }
+}
+
+fn describe(op: &MountOp) -> String {
+    match op {
+        MountOp::Root => "tmpfs at /".to_owned(),
+        MountOp::Directory(path) => format!("directory {}", path.display()),
+        MountOp::File(path, _) => format!("file {}", path.display()),
+        MountOp::Link(path, to) => format!("link {} -> {}", path.display(), to.display()),
+        MountOp::Device(name, major, minor) => format!("/dev/{name} ({major}:{minor})"),
+        MountOp::Proc => {
+            "proc at /proc: read-only, hidepid=invisible, nosuid, nodev, noexec".to_owned()
+        }
+        MountOp::Mask(name, PathKind::Directory) => format!("/proc/{name} empty"),
+        MountOp::Mask(name, _) => format!("/proc/{name} is /dev/null"),
+        MountOp::Tmpfs(path, size) => format!(
+            "tmpfs of {size} at {}: nosuid, nodev, noexec",
+            path.display()
+        ),
+        MountOp::Bind {
+            source,
+            target,
+            access,
+            nested,
+        } => {
+            let how = match access {
+                Access::Data => "read-only, nosuid, nodev, noexec",
+                Access::ReadOnly => "read-only, nosuid, nodev",
+                Access::ReadWrite => "read-write, nosuid, nodev, noexec",
+            };
+            let nested = if *nested {
+                "; the target has to exist"
+            } else {
+                ""
+            };
+            format!(
+                "{} at {}: {how}{nested}",
+                source.display(),
+                target.display()
+            )
+        }
+        MountOp::Binary(path) => format!("{}: read-only, nosuid, nodev", path.display()),
+    }
+}

@@ -1,0 +1,389 @@
+//! Policy + facts → plan: the pure function.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use super::{
+    BinaryFacts, HostFacts, Identity, IdentityKind, InheritedAddress, ListenerPlan, Plan,
+    PlanError, Resource, Rlimit, Step, cgroup, rootfs,
+};
+use crate::golang;
+use crate::policy::{Address, Listener, MaxProcs, MemLimit, Policy};
+use crate::seccomp;
+use crate::value::{HostGid, NsId, Tenant};
+
+/// What is asked for: everything that comes neither from the machine nor from
+/// the binary.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// The layers, laid over each other.
+    pub policy: Policy,
+    /// The tenant's arguments from the command line.
+    pub args: Vec<OsString>,
+    /// gosandbox was started again in a scope already.
+    pub scoped: bool,
+}
+
+/// The plan for `request` on this host with this binary.
+///
+/// # Errors
+/// The first thing that cannot be done, with its remedy. Nothing is skipped.
+pub fn resolve(
+    request: &Request,
+    host: &HostFacts,
+    binary: &BinaryFacts,
+) -> Result<Plan, PlanError> {
+    let Request {
+        tenant,
+        policy,
+        args,
+        scoped,
+    } = request;
+    let mut missing = Vec::new();
+    let mut notes = Vec::new();
+
+    let identity = identity(policy, host, &mut notes)?;
+    let name = binary.path.file_name().unwrap_or(binary.path.as_os_str());
+    let exec = Path::new("/app").join(name);
+    let listeners = listeners(&policy.network.listen.value, host)?;
+    let rootfs = rootfs::resolve(tenant, identity, policy, host, &exec)?;
+    interpreter(binary, &rootfs)?;
+    let cgroup = cgroup::resolve(tenant, policy, host, *scoped, &mut missing)?;
+    let (rlimits, raise_open_files) = rlimits(policy, host, &mut notes);
+    let rules = seccomp::resolve(
+        &policy.syscalls.groups.value,
+        &policy.syscalls.allow.value,
+        &policy.syscalls.deny.value,
+        policy.network.mode.value,
+    )
+    .map_err(|message| PlanError::new(Step::Filter, message))?;
+    let mut argv = vec![exec.clone().into_os_string()];
+    argv.extend(policy.process.args.value.iter().map(OsString::from));
+    argv.extend(args.iter().cloned());
+
+    Ok(Plan {
+        tenant: tenant.clone(),
+        identity,
+        binary: binary.path.clone(),
+        env: environment(tenant, policy, host, &listeners)?,
+        exec,
+        args: argv,
+        workdir: workdir(&policy.process.workdir.value)?,
+        listeners,
+        network: policy.network.mode.value,
+        rootfs,
+        rlimits,
+        raise_open_files,
+        cgroup,
+        rules,
+        grace: policy.lifecycle.grace.value.0,
+        reset_oom_score: host.oom_score_adj < 0,
+        missing,
+        notes,
+    })
+}
+
+fn identity(
+    policy: &Policy,
+    host: &HostFacts,
+    notes: &mut Vec<String>,
+) -> Result<Identity, PlanError> {
+    let inside = policy.process.uid.value;
+    // 65534 is how an unmapped id looks from inside; 4294967295 means "no id".
+    if inside == 0 || inside == 65534 || inside > i32::MAX.cast_unsigned() {
+        return Err(PlanError::new(
+            Step::Ids,
+            format!(
+                "uid {inside}: there is no uid 0 and no nobody inside (choose one from 1 to 2147483647, as 1000)"
+            ),
+        ));
+    }
+    let inside = NsId(inside);
+    Ok(match host.host_id {
+        Some(fact) => Identity {
+            inside,
+            uid: fact.id,
+            gid: HostGid(fact.id.0),
+            kind: if fact.recorded {
+                IdentityKind::Recorded
+            } else {
+                IdentityKind::New
+            },
+        },
+        None => {
+            notes.push(format!(
+                "not started as root: the tenant is uid {} and gid {} on the host, with the groups of its caller",
+                host.uid, host.gid
+            ));
+            Identity {
+                inside,
+                uid: host.uid,
+                gid: host.gid,
+                kind: IdentityKind::Caller,
+            }
+        }
+    })
+}
+
+/// A dynamically linked binary needs its interpreter inside.
+fn interpreter(binary: &BinaryFacts, rootfs: &[super::MountOp]) -> Result<(), PlanError> {
+    let Some(interpreter) = &binary.interpreter else {
+        return Ok(());
+    };
+    let bound = rootfs.iter().any(|op| {
+        matches!(op, super::MountOp::Bind { target, access: super::Access::ReadOnly, .. } if interpreter.starts_with(target))
+    });
+    if bound {
+        return Ok(());
+    }
+    Err(PlanError::refused(format!(
+        "{}: dynamically linked, needs {} (build it with CGO_ENABLED=0, or bind its interpreter and libraries with --bind-ro)",
+        binary.path.display(),
+        interpreter.display()
+    )))
+}
+
+fn workdir(path: &Path) -> Result<PathBuf, PlanError> {
+    if path.is_absolute() {
+        Ok(path.to_owned())
+    } else {
+        Err(PlanError::new(
+            Step::Workdir,
+            format!(
+                "{}: not an absolute path (it is a path inside, as /tmp)",
+                path.display()
+            ),
+        ))
+    }
+}
+
+/// Ties inherited sockets to declared ones: by name, else by address. With none
+/// declared, those inherited are the declaration. One that matches nothing is
+/// refused: whoever opened it meant it for something else.
+fn listeners(declared: &[Listener], host: &HostFacts) -> Result<Vec<ListenerPlan>, PlanError> {
+    for inherited in &host.inherited {
+        if !inherited.listening {
+            return Err(PlanError::new(
+                Step::Listen,
+                format!(
+                    "descriptor {} ({}): not a listening stream socket (use ListenStream= and Accept=no in the socket unit)",
+                    inherited.fd, inherited.name
+                ),
+            ));
+        }
+    }
+    let as_declared = |inherited: &super::InheritedFact| -> Result<Listener, PlanError> {
+        let address = match &inherited.address {
+            InheritedAddress::Tcp(address) => Address::Tcp(*address),
+            InheritedAddress::Unix(path) => Address::Unix {
+                path: path.clone(),
+                mode: 0,
+                group: None,
+            },
+            InheritedAddress::Other(what) => {
+                return Err(PlanError::new(
+                    Step::Listen,
+                    format!(
+                        "descriptor {} ({}): {what} (only TCP and unix path sockets are handed over)",
+                        inherited.fd, inherited.name
+                    ),
+                ));
+            }
+        };
+        Ok(Listener {
+            name: inherited.name.clone(),
+            address,
+        })
+    };
+    if declared.is_empty() {
+        return host
+            .inherited
+            .iter()
+            .map(|inherited| {
+                Ok(ListenerPlan {
+                    listener: as_declared(inherited)?,
+                    inherited: Some(inherited.fd),
+                })
+            })
+            .collect();
+    }
+
+    let mut plans: Vec<ListenerPlan> = declared
+        .iter()
+        .map(|listener| ListenerPlan {
+            listener: listener.clone(),
+            inherited: None,
+        })
+        .collect();
+    for inherited in &host.inherited {
+        let actual = as_declared(inherited)?;
+        let same_address = |l: &Listener| match (&l.address, &actual.address) {
+            (Address::Tcp(a), Address::Tcp(b)) => a == b,
+            (Address::Unix { path: a, .. }, Address::Unix { path: b, .. }) => a == b,
+            _ => false,
+        };
+        let free = |plan: &&mut ListenerPlan| plan.inherited.is_none();
+        let named = plans
+            .iter_mut()
+            .filter(free)
+            .find(|p| p.listener.name == inherited.name && p.listener.name != "unknown");
+        let slot = match named {
+            Some(slot) => Some(slot),
+            None => plans
+                .iter_mut()
+                .filter(free)
+                .find(|p| same_address(&p.listener)),
+        };
+        match slot {
+            Some(slot) if same_address(&slot.listener) => slot.inherited = Some(inherited.fd),
+            Some(slot) => {
+                return Err(PlanError::new(
+                    Step::Listen,
+                    format!(
+                        "{}: the inherited socket of this name is at {}, the declared one at {} (make the socket unit and the policy agree)",
+                        inherited.name, inherited.address, slot.listener.address
+                    ),
+                ));
+            }
+            None => {
+                return Err(PlanError::new(
+                    Step::Listen,
+                    format!(
+                        "{}: an inherited socket at {} matches no declared listener (declare it, or declare none to take all)",
+                        inherited.name, inherited.address
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(plans)
+}
+
+fn rlimits(
+    policy: &Policy,
+    host: &HostFacts,
+    notes: &mut Vec<String>,
+) -> (Vec<Rlimit>, Option<u64>) {
+    let wanted = u64::from(policy.limits.open_files.value);
+    let raise = wanted > host.open_files_hard && host.may_raise_limits;
+    let open_files = if wanted > host.open_files_hard && !raise {
+        notes.push(format!(
+            "open files: {} instead of {wanted}, the hard limit here (raise LimitNOFILE= or ulimit -Hn)",
+            host.open_files_hard
+        ));
+        host.open_files_hard
+    } else {
+        wanted
+    };
+    let limits = vec![
+        limit(Resource::OpenFiles, open_files),
+        // 1 and not 0: with a pipe in core_pattern the kernel ignores 0, and
+        // takes 1 as "do not": fs/coredump.c, core(5).
+        limit(Resource::Core, 1),
+        limit(Resource::LockedMemory, 64 << 10),
+        limit(Resource::MessageQueues, 0),
+        limit(Resource::Nice, 0),
+        limit(Resource::RealTimePriority, 0),
+    ];
+    (limits, raise.then_some(wanted))
+}
+
+fn limit(resource: Resource, value: u64) -> Rlimit {
+    Rlimit {
+        resource,
+        soft: value,
+        hard: value,
+    }
+}
+
+/// Names that gosandbox sets itself; a policy that set them would be lied to.
+const OWN_VARIABLES: [&str; 5] = [
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+    "NOTIFY_SOCKET",
+    "GOSANDBOX_TENANT",
+];
+
+fn environment(
+    tenant: &Tenant,
+    policy: &Policy,
+    host: &HostFacts,
+    listeners: &[ListenerPlan],
+) -> Result<Vec<(String, OsString)>, PlanError> {
+    let mut env: Vec<(String, OsString)> = Vec::new();
+    let mut set = |name: &str, value: String| {
+        env.retain(|(old, _)| old != name);
+        env.push((name.to_owned(), OsString::from(value)));
+    };
+    set("PATH", "/app:/usr/local/bin:/usr/bin:/bin".to_owned());
+    set("HOME", "/tmp".to_owned());
+    set("TMPDIR", "/tmp".to_owned());
+    set("LANG", "C.UTF-8".to_owned());
+    set(
+        "TZ",
+        host.timezone.clone().unwrap_or_else(|| "UTC".to_owned()),
+    );
+    set("GOSANDBOX_TENANT", tenant.to_string());
+    let go = &policy.go;
+    match go.memlimit.value {
+        MemLimit::Auto => set(
+            "GOMEMLIMIT",
+            golang::memory_limit(policy.limits.memory.value),
+        ),
+        MemLimit::Given(size) => set("GOMEMLIMIT", format!("{}B", size.0)),
+        MemLimit::Off => {}
+    }
+    match go.maxprocs.value {
+        MaxProcs::Auto => {
+            let procs = golang::max_procs(policy.limits.cpu.value, host.cpus);
+            set("GOMAXPROCS", procs.to_string());
+        }
+        MaxProcs::Given(n) => set("GOMAXPROCS", n.to_string()),
+        MaxProcs::Off => {}
+    }
+    // A file of variables is the least, then what is passed on, then what is
+    // written out.
+    let process = &policy.process;
+    let passed = process.env_pass.value.iter().filter_map(|name| {
+        host.environment
+            .get(name)
+            .map(|value| (name.clone(), value.clone()))
+    });
+    let written = process
+        .env
+        .value
+        .iter()
+        .map(|(k, v)| (k.clone(), v.clone()));
+    for (name, value) in host
+        .env_file
+        .clone()
+        .into_iter()
+        .chain(passed)
+        .chain(written)
+    {
+        if OWN_VARIABLES.contains(&name.as_str()) {
+            return Err(PlanError::new(
+                Step::Exec,
+                format!("environment {name}: set by gosandbox itself (leave it out)"),
+            ));
+        }
+        if !crate::policy::is_variable(&name) || value.contains('\0') {
+            return Err(PlanError::new(
+                Step::Exec,
+                format!("environment {name:?}: not a variable name (letters, digits and _)"),
+            ));
+        }
+        set(&name, value);
+    }
+    if !listeners.is_empty() {
+        set("LISTEN_FDS", listeners.len().to_string());
+        // The pid inside, written when it is known; ten digits of room.
+        set("LISTEN_PID", "0000000000".to_owned());
+        let names: Vec<_> = listeners.iter().map(|l| l.listener.name.as_str()).collect();
+        set("LISTEN_FDNAMES", names.join(":"));
+    }
+    Ok(env)
+}

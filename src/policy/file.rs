@@ -1,0 +1,132 @@
+//! One policy file, as it is written: every key optional, none unknown.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::{Bind, Environment, Listener, MaxProcs, MemLimit, Need, NetworkMode};
+use crate::value::{ByteSize, CpuQuota, Span};
+
+/// A policy file, or one layer of flags or environment variables.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PolicyFile {
+    /// The policy this one changes: a shipped name or a path.
+    pub extends: Option<String>,
+    /// `[process]`
+    pub process: ProcessFile,
+    /// `[limits]`
+    pub limits: LimitsFile,
+    /// `[go]`
+    pub go: GoFile,
+    /// `[filesystem]`
+    pub filesystem: FilesystemFile,
+    /// `[network]`
+    pub network: NetworkFile,
+    /// `[syscalls]`
+    pub syscalls: SyscallsFile,
+    /// `[lifecycle]`
+    pub lifecycle: LifecycleFile,
+    /// `[require]`
+    pub require: RequireFile,
+}
+
+/// `[process]`: how the binary is started.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProcessFile {
+    /// Arguments, in front of those of the command line.
+    pub args: Option<Vec<String>>,
+    /// Environment variables.
+    pub env: Option<Environment>,
+    /// A file of NAME=VALUE lines.
+    pub env_file: Option<PathBuf>,
+    /// Names of variables handed on from gosandbox's own environment.
+    pub env_pass: Option<Vec<String>>,
+    /// Working directory inside.
+    pub workdir: Option<PathBuf>,
+    /// The one uid and gid inside.
+    pub uid: Option<u32>,
+}
+
+/// `[limits]`: what the cgroup, the rlimits and the scratch file systems hold.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsFile {
+    /// memory.max
+    pub memory: Option<ByteSize>,
+    /// memory.high
+    pub memory_high: Option<ByteSize>,
+    /// memory.swap.max
+    pub swap: Option<ByteSize>,
+    /// cpu.max
+    pub cpu: Option<CpuQuota>,
+    /// cpu.weight, 1 to 10000
+    pub cpu_weight: Option<u32>,
+    /// pids.max
+    pub pids: Option<u32>,
+    /// RLIMIT_NOFILE
+    pub open_files: Option<u32>,
+    /// Size of /tmp.
+    pub tmp: Option<ByteSize>,
+    /// Size of /dev/shm.
+    pub shm: Option<ByteSize>,
+}
+
+/// `[go]`: the settings of Go's runtime.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GoFile {
+    /// GOMEMLIMIT
+    pub memlimit: Option<MemLimit>,
+    /// GOMAXPROCS
+    pub maxprocs: Option<MaxProcs>,
+}
+
+/// `[filesystem]`: what of the host is seen inside.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FilesystemFile {
+    /// Read-only binds.
+    pub read_only: Option<Vec<Bind>>,
+    /// Writable binds.
+    pub read_write: Option<Vec<Bind>>,
+}
+
+/// `[network]`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetworkFile {
+    /// Whose network the tenant is in.
+    pub mode: Option<NetworkMode>,
+    /// Sockets opened for the tenant and handed over.
+    pub listen: Option<Vec<Listener>>,
+}
+
+/// `[syscalls]`: what is let through.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SyscallsFile {
+    /// Groups of calls (see policies/SYSCALLS.md).
+    pub groups: Option<Vec<String>>,
+    /// Single calls besides.
+    pub allow: Option<Vec<String>>,
+    /// Single calls to refuse although a group has them.
+    pub deny: Option<Vec<String>>,
+}
+
+/// `[lifecycle]`
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LifecycleFile {
+    /// Time between SIGTERM and the forced end.
+    pub grace: Option<Span>,
+}
+
+/// `[require]`: which protections must be had.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RequireFile {
+    /// cgroup v2 with the controllers of the limits.
+    pub cgroup: Option<Need>,
+}

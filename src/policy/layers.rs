@@ -1,0 +1,463 @@
+//! Layers of policy, later wins, and where each value came from:
+//! built-in defaults, named policy, the tenant's file, environment, flags.
+
+use std::fmt;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::{Bind, Environment, Listener, MaxProcs, MemLimit, Need, NetworkMode, PolicyFile};
+use crate::value::{ByteSize, CpuQuota, Span};
+
+/// The policies that are compiled in, by name.
+pub fn shipped() -> &'static [(&'static str, &'static str)] {
+    &[
+        ("web", include_str!("../../policies/web.toml")),
+        ("job", include_str!("../../policies/job.toml")),
+    ]
+}
+
+/// What people write where nothing is chosen.
+const DEFAULT_POLICY: &str = "web";
+
+/// A policy file is a page of text; more than this is a mistake or an attack.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Where a layer was read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Written in the program.
+    BuiltIn,
+    /// A policy that is compiled in.
+    Shipped(&'static str),
+    /// A file.
+    File(PathBuf),
+    /// `GOSANDBOX_*`
+    Environment,
+    /// The command line.
+    Flags,
+}
+
+/// Where one value came from, with the key as it is spelled there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    source: Source,
+    key: &'static str,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.source {
+            Source::BuiltIn => f.write_str("built-in default"),
+            Source::Shipped(name) => write!(f, "policy {name}"),
+            Source::File(path) => write!(f, "{}", path.display()),
+            Source::Environment => f.write_str(&variable(self.key)),
+            Source::Flags => f.write_str("command line"),
+        }
+    }
+}
+
+/// `limits.memory` is GOSANDBOX_LIMITS_MEMORY.
+fn variable(key: &str) -> String {
+    format!("GOSANDBOX_{}", key.replace('.', "_").to_uppercase())
+}
+
+/// A value and where it came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting<T> {
+    /// The value.
+    pub value: T,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// One layer: what was written, and where.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Layer {
+    /// Where.
+    pub source: Source,
+    /// What.
+    pub file: PolicyFile,
+}
+
+/// Names every setting once: section, key, type, and what it is if nobody says.
+macro_rules! settings {
+    ($( $section:ident { $( $key:ident : $type:ty = $default:expr ; )* } )*) => {
+        /// The layers laid over each other.
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct Policy {
+            $( #[doc = concat!("`[", stringify!($section), "]`")] pub $section: sections::$section, )*
+        }
+
+        /// One structure a section.
+        #[allow(non_camel_case_types)]
+        pub mod sections {
+            use super::*;
+            $(
+                #[doc = concat!("`[", stringify!($section), "]`")]
+                #[derive(Clone, Debug, PartialEq)]
+                pub struct $section {
+                    $( #[doc = concat!("`", stringify!($section), ".", stringify!($key), "`")] pub $key: Setting<$type>, )*
+                }
+            )*
+        }
+
+        impl Policy {
+            /// The built-in defaults.
+            pub fn built_in() -> Self {
+                Self {
+                    $( $section: sections::$section {
+                        $( $key: Setting {
+                            value: $default,
+                            origin: Origin { source: Source::BuiltIn, key: concat!(stringify!($section), ".", stringify!($key)) },
+                        }, )*
+                    }, )*
+                }
+            }
+
+            /// Lays `layer` over this policy.
+            pub fn apply(&mut self, layer: Layer) {
+                let Layer { source, file } = layer;
+                $( $(
+                    if let Some(value) = file.$section.$key {
+                        let origin = Origin { source: source.clone(), key: self.$section.$key.origin.key };
+                        self.$section.$key.value.lay(value.into());
+                        self.$section.$key.origin = origin;
+                    }
+                )* )*
+            }
+
+            /// Every setting as (key, value, origin), in the order of the schema.
+            pub fn origins(&self) -> Vec<(&'static str, String, String)> {
+                vec![ $( $( (
+                    self.$section.$key.origin.key,
+                    self.$section.$key.value.show(),
+                    self.$section.$key.origin.to_string(),
+                ), )* )* ]
+            }
+        }
+
+        /// Every key of the schema as `section.key`.
+        const KEYS: &[&str] = &[ $( $( concat!(stringify!($section), ".", stringify!($key)), )* )* ];
+    };
+}
+
+settings! {
+    process {
+        args: Vec<String> = Vec::new();
+        env: Environment = Environment::new();
+        env_file: Option<PathBuf> = None;
+        env_pass: Vec<String> = Vec::new();
+        workdir: PathBuf = PathBuf::from("/");
+        uid: u32 = 1000;
+    }
+    limits {
+        memory: ByteSize = ByteSize(512 << 20);
+        memory_high: Option<ByteSize> = None;
+        swap: ByteSize = ByteSize(0);
+        cpu: CpuQuota = CpuQuota { milli: 2000 };
+        cpu_weight: Option<u32> = None;
+        pids: u32 = 512;
+        open_files: u32 = 65536;
+        tmp: ByteSize = ByteSize(64 << 20);
+        shm: ByteSize = ByteSize(16 << 20);
+    }
+    go {
+        memlimit: MemLimit = MemLimit::Auto;
+        maxprocs: MaxProcs = MaxProcs::Auto;
+    }
+    filesystem {
+        read_only: Vec<Bind> = Vec::new();
+        read_write: Vec<Bind> = Vec::new();
+    }
+    network {
+        mode: NetworkMode = NetworkMode::Private;
+        listen: Vec<Listener> = Vec::new();
+    }
+    syscalls {
+        groups: Vec<String> = Vec::new();
+        allow: Vec<String> = Vec::new();
+        deny: Vec<String> = Vec::new();
+    }
+    lifecycle {
+        grace: Span = Span(std::time::Duration::from_secs(30));
+    }
+    require {
+        cgroup: Need = Need::Strict;
+    }
+}
+
+/// How a later value meets an earlier one: it takes its place, except that
+/// variables and binds are laid over each other by name and by target, so that
+/// a flag adds to what the policy gives and does not silently take it away.
+trait Lay: Sized {
+    fn lay(&mut self, later: Self) {
+        *self = later;
+    }
+    fn show(&self) -> String;
+}
+
+macro_rules! replaced {
+    ($($type:ty => |$v:ident| $show:expr;)*) => {$(
+        impl Lay for $type {
+            fn show(&self) -> String { let $v = self; $show }
+        }
+    )*};
+}
+replaced! {
+    u32 => |v| v.to_string();
+    PathBuf => |v| v.display().to_string();
+    ByteSize => |v| v.to_string();
+    CpuQuota => |v| v.to_string();
+    Span => |v| v.to_string();
+    NetworkMode => |v| format!("{v:?}").to_lowercase();
+    Need => |v| match v { Need::Strict => "strict".into(), Need::BestEffort => "best-effort".into() };
+    MemLimit => |v| match v { MemLimit::Auto => "auto".into(), MemLimit::Off => "off".into(), MemLimit::Given(size) => size.to_string() };
+    MaxProcs => |v| match v { MaxProcs::Auto => "auto".into(), MaxProcs::Off => "off".into(), MaxProcs::Given(n) => n.to_string() };
+    Vec<String> => |v| v.join(" ");
+    Vec<Listener> => |v| v.iter().map(|l| format!("{}={}", l.name, l.address)).collect::<Vec<_>>().join(" ");
+    Option<PathBuf> => |v| v.as_ref().map_or("unset".into(), |p| p.display().to_string());
+    Option<ByteSize> => |v| v.map_or("unset".into(), |s| s.to_string());
+    Option<u32> => |v| v.map_or("unset".into(), |s| s.to_string());
+}
+
+impl Lay for Environment {
+    fn lay(&mut self, later: Self) {
+        self.extend(later);
+    }
+    fn show(&self) -> String {
+        // Values may be secrets; names are enough to find where they come from.
+        self.keys().cloned().collect::<Vec<_>>().join(" ")
+    }
+}
+
+impl Lay for Vec<Bind> {
+    fn lay(&mut self, later: Self) {
+        self.retain(|old| later.iter().all(|new| new.target != old.target));
+        self.extend(later);
+    }
+    fn show(&self) -> String {
+        self.iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+}
+
+/// Why a policy could not be had. Each says where and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    /// It does not parse.
+    #[error("{place}:{line}:{column}: {message}")]
+    Parse {
+        /// The file.
+        place: String,
+        /// Counted from 1.
+        line: usize,
+        /// Counted from 1, in characters.
+        column: usize,
+        /// What is wrong, with a suggestion.
+        message: String,
+    },
+    /// It cannot be read.
+    #[error("{0}: {1}")]
+    Read(PathBuf, std::io::Error),
+    /// Strangers may write it.
+    #[error("{0}: writable by group or others (chmod go-w {0})")]
+    Writable(PathBuf),
+    /// No shipped policy has this name.
+    #[error(
+        "policy {0:?}: neither a shipped policy ({1}) nor a path (write ./{0} for a file here)"
+    )]
+    Unknown(String, String),
+    /// `extends` comes back to where it began.
+    #[error("{0}: extends itself by way of other policies")]
+    Loop(String),
+    /// A GOSANDBOX_ variable.
+    #[error("{0}: {1}")]
+    Variable(String, String),
+}
+
+/// Reads the layers from the least to the greatest and lays them over each
+/// other.
+///
+/// `named` is `--policy`; `tenant_file` is used if it exists; `privileged` asks
+/// for the check that nobody but root and its owner may write a file.
+///
+/// # Errors
+/// [`PolicyError`].
+pub fn load(
+    named: Option<&str>,
+    tenant_file: Option<&Path>,
+    over: Vec<Layer>,
+    privileged: bool,
+) -> Result<Policy, PolicyError> {
+    let mut top = Vec::new();
+    if let Some(path) = tenant_file {
+        match read_file(path, privileged) {
+            Err(PolicyError::Read(_, e)) if e.kind() == std::io::ErrorKind::NotFound => {}
+            other => top.push(other?),
+        }
+    }
+    let chosen = named
+        .or_else(|| top.first().and_then(|layer| layer.file.extends.as_deref()))
+        .unwrap_or(DEFAULT_POLICY)
+        .to_owned();
+
+    // From the chosen one up its parents; applied the other way round.
+    let mut chain: Vec<Layer> = Vec::new();
+    let mut next = Some(chosen);
+    while let Some(name) = next {
+        let layer = find(&name, chain.last(), privileged)?;
+        if chain.iter().any(|seen| seen.source == layer.source) {
+            return Err(PolicyError::Loop(name));
+        }
+        next = layer.file.extends.clone();
+        chain.push(layer);
+    }
+    let mut policy = Policy::built_in();
+    for layer in chain.into_iter().rev().chain(top).chain(over) {
+        policy.apply(layer);
+    }
+    Ok(policy)
+}
+
+/// A shipped policy by its name, or a file by a path with a slash in it; a
+/// relative path in `extends` starts at the file that says it.
+fn find(name: &str, said_by: Option<&Layer>, privileged: bool) -> Result<Layer, PolicyError> {
+    if name.contains('/') {
+        let base = match said_by {
+            Some(Layer {
+                source: Source::File(path),
+                ..
+            }) => path.parent().unwrap_or(Path::new(".")),
+            _ => Path::new("."),
+        };
+        return read_file(&base.join(name), privileged);
+    }
+    let (name, text) = shipped()
+        .iter()
+        .find(|(shipped, _)| *shipped == name)
+        .ok_or_else(|| {
+            let all: Vec<_> = shipped().iter().map(|(name, _)| *name).collect();
+            PolicyError::Unknown(name.to_owned(), all.join(", "))
+        })?;
+    Ok(Layer {
+        source: Source::Shipped(name),
+        file: parse(text, name)?,
+    })
+}
+
+fn read_file(path: &Path, privileged: bool) -> Result<Layer, PolicyError> {
+    let failed = |e| PolicyError::Read(path.to_owned(), e);
+    let file = std::fs::File::open(path).map_err(failed)?;
+    // Asked of the open descriptor: the file checked is the file read.
+    let mode = file.metadata().map_err(failed)?.mode();
+    if privileged && mode & 0o022 != 0 {
+        return Err(PolicyError::Writable(path.to_owned()));
+    }
+    let mut text = String::new();
+    file.take(MAX_FILE)
+        .read_to_string(&mut text)
+        .map_err(failed)?;
+    Ok(Layer {
+        source: Source::File(path.to_owned()),
+        file: parse(&text, &path.display().to_string())?,
+    })
+}
+
+fn parse(text: &str, place: &str) -> Result<PolicyFile, PolicyError> {
+    toml::from_str(text).map_err(|error: toml::de::Error| {
+        let before = &text[..error.span().map_or(0, |span| span.start).min(text.len())];
+        PolicyError::Parse {
+            place: place.to_owned(),
+            line: before.matches('\n').count() + 1,
+            column: before.chars().rev().take_while(|c| *c != '\n').count() + 1,
+            message: with_suggestion(error.message()),
+        }
+    })
+}
+
+/// Adds "did you mean" to serde's "unknown field `x`, expected one of `a`, `b`".
+fn with_suggestion(message: &str) -> String {
+    let message = message.trim_end().replace('\n', ", ");
+    if !message.starts_with("unknown ") {
+        return message;
+    }
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let Some(wrong) = quoted.next() else {
+        return message;
+    };
+    let near = quoted
+        .map(|known| (strsim::damerau_levenshtein(wrong, known), known))
+        .filter(|(distance, known)| *distance <= 1 + known.len() / 4)
+        .min();
+    match near {
+        Some((_, known)) => {
+            format!("unknown key `{wrong}` (did you mean `{known}`?)")
+        }
+        None => message.replacen("field", "key", 1),
+    }
+}
+
+/// The layer of `GOSANDBOX_SECTION_KEY` variables. The value is read as TOML
+/// where it is that, and as a text otherwise. A variable whose first word is no
+/// section is somebody else's and passed over; an unknown key of a section is
+/// an error.
+///
+/// # Errors
+/// [`PolicyError::Variable`].
+pub fn from_environment(
+    variables: impl Iterator<Item = (String, String)>,
+) -> Result<Layer, PolicyError> {
+    let mut table = toml::Table::new();
+    for (variable_name, value) in variables {
+        let Some(rest) = variable_name.strip_prefix("GOSANDBOX_") else {
+            continue;
+        };
+        let rest = rest.to_lowercase();
+        let Some((section, key)) = rest.split_once('_') else {
+            continue;
+        };
+        let in_section = |known: &&&str| known.split_once('.').is_some_and(|(s, _)| s == section);
+        if !KEYS.iter().any(|known| in_section(&known)) {
+            continue;
+        }
+        if !KEYS.contains(&format!("{section}.{key}").as_str()) {
+            let known: Vec<_> = KEYS
+                .iter()
+                .filter(in_section)
+                .map(|key| variable(key))
+                .collect();
+            return Err(PolicyError::Variable(
+                variable_name,
+                format!("no such setting (there are {})", known.join(", ")),
+            ));
+        }
+        let value = toml::from_str::<toml::Table>(&format!("value = {value}"))
+            .ok()
+            .and_then(|mut parsed| parsed.remove("value"))
+            .unwrap_or(toml::Value::String(value));
+        // Each variable alone first, so that the error can name it.
+        let single = toml::Table::from_iter([(
+            section.to_owned(),
+            toml::Value::Table(toml::Table::from_iter([(key.to_owned(), value.clone())])),
+        )]);
+        PolicyFile::deserialize(single)
+            .map_err(|e| PolicyError::Variable(variable_name, e.message().to_owned()))?;
+        if let toml::Value::Table(section) = table
+            .entry(section)
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()))
+        {
+            section.insert(key.to_owned(), value);
+        }
+    }
+    let file = PolicyFile::deserialize(table)
+        .map_err(|e| PolicyError::Variable("GOSANDBOX_*".to_owned(), e.message().to_owned()))?;
+    Ok(Layer {
+        source: Source::Environment,
+        file,
+    })
+}

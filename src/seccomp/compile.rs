@@ -1,0 +1,320 @@
+//! Rules → BPF: one program with every answer, as a binary tree over ranges of
+//! call numbers.
+//!
+//! A chain of compares, one a call, takes the kernel four times as long to load,
+//! because it runs the program for every call number to fill its cache of
+//! constant answers (kernel/seccomp.c, seccomp_cache_prepare). Only loads of
+//! number and architecture, jumps, AND and returns stand in front of an answer
+//! without conditions, since that is what the cache understands.
+
+use syscalls::{aarch64, x86_64};
+
+use super::{Condition, Operator, Rules, Verdict, Width, libc_errno};
+use crate::sys::seccomp::Instruction;
+
+/// An architecture that a filter can be made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arch {
+    /// AMD64, without x32.
+    X86_64,
+    /// 64-bit ARM, little-endian.
+    Aarch64,
+}
+
+impl Arch {
+    /// The one this program was built for.
+    pub const fn native() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        return Self::X86_64;
+        #[cfg(target_arch = "aarch64")]
+        return Self::Aarch64;
+    }
+
+    /// AUDIT_ARCH_* of include/uapi/linux/audit.h.
+    fn audit(self) -> u32 {
+        match self {
+            Self::X86_64 => 0xc000_003e,
+            Self::Aarch64 => 0xc000_00b7,
+        }
+    }
+
+    /// The number of a call, where this architecture has it.
+    pub fn number(self, name: &str) -> Option<u32> {
+        match self {
+            Self::X86_64 => name.parse::<x86_64::Sysno>().ok().map(|n| n as u32),
+            Self::Aarch64 => name.parse::<aarch64::Sysno>().ok().map(|n| n as u32),
+        }
+    }
+
+    /// Every call by name and number.
+    pub fn calls(self) -> Box<dyn Iterator<Item = (&'static str, u32)>> {
+        match self {
+            Self::X86_64 => Box::new(x86_64::Sysno::iter().map(|n| (n.name(), n as u32))),
+            Self::Aarch64 => Box::new(aarch64::Sysno::iter().map(|n| (n.name(), n as u32))),
+        }
+    }
+
+    /// The first number that this program has never heard of.
+    fn unknown_from(self) -> u32 {
+        match self {
+            Self::X86_64 => x86_64::Sysno::last() as u32 + 1,
+            Self::Aarch64 => aarch64::Sysno::last() as u32 + 1,
+        }
+    }
+}
+
+// Operations: include/uapi/linux/bpf_common.h. LOAD is BPF_LD | BPF_W | BPF_ABS.
+const LOAD: u16 = 0x20;
+const AND: u16 = 0x54;
+const JUMP: u16 = 0x05;
+const JUMP_EQ: u16 = 0x15;
+const JUMP_GE: u16 = 0x35;
+const RETURN: u16 = 0x06;
+
+// Offsets in struct seccomp_data.
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+const ARGUMENTS: u32 = 16;
+
+const RET_KILL_PROCESS: u32 = 0x8000_0000;
+const RET_ERRNO: u32 = 0x0005_0000;
+const RET_ALLOW: u32 = 0x7fff_0000;
+
+/// Set in the number of every x32 call: __X32_SYSCALL_BIT.
+const X32_BIT: u32 = 0x4000_0000;
+
+fn errno(errno: i32) -> u32 {
+    RET_ERRNO | (errno.unsigned_abs() & 0xffff)
+}
+
+/// The program for `rules`. Calls that `arch` does not have are left out.
+pub fn compile(rules: &Rules, arch: Arch) -> Vec<Instruction> {
+    let mut numbered: Vec<(u32, &Verdict)> = rules
+        .calls
+        .iter()
+        .filter_map(|(name, verdict)| arch.number(name).map(|number| (number, verdict)))
+        .collect();
+    numbered.sort_by_key(|(number, _)| *number);
+
+    // Ranges by their first number, neighbours with the same answer joined.
+    let other = Verdict::Errno(libc_errno::EPERM);
+    let unknown = Verdict::Errno(libc_errno::ENOSYS);
+    let mut ranges: Vec<(u32, &Verdict)> = Vec::with_capacity(numbered.len() * 2);
+    let mut next = 0;
+    for (number, verdict) in numbered {
+        if number > next {
+            ranges.push((next, &other));
+        }
+        ranges.push((number, verdict));
+        next = number + 1;
+    }
+    if next < arch.unknown_from() {
+        ranges.push((next, &other));
+    }
+    ranges.push((arch.unknown_from().max(next), &unknown));
+    ranges.dedup_by(|later, earlier| later.1 == earlier.1);
+
+    let mut program = Backwards::default();
+    let kill = program.answer(RET_KILL_PROCESS);
+    let mut entry = program.tree(&ranges);
+    if arch == Arch::X86_64 {
+        entry = program.branch(JUMP_GE, X32_BIT, kill, entry);
+    }
+    program.load(NUMBER, entry);
+    let entry = program.next();
+    program.branch(JUMP_EQ, arch.audit(), entry, kill);
+    program.load(ARCHITECTURE, program.next());
+    program.finish()
+}
+
+/// A place in the program, counted from its end. Jumps in BPF go forward only,
+/// so what is jumped to is written first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place(usize);
+
+/// A program under construction, last instruction first. Every branch names
+/// both of its targets, so that anything may be put in front of anything.
+#[derive(Default)]
+struct Backwards {
+    reversed: Vec<Instruction>,
+    answers: Vec<(u32, Place)>,
+}
+
+/// Conditional jumps have eight bits for the distance.
+const REACH: usize = 255;
+
+impl Backwards {
+    /// Where the instruction that was written last is.
+    fn next(&self) -> Place {
+        Place(self.reversed.len() - 1)
+    }
+
+    fn push(&mut self, code: u16, jt: u8, jf: u8, k: u32) -> Place {
+        self.reversed.push(Instruction { code, jt, jf, k });
+        self.next()
+    }
+
+    /// How many instructions lie between the one that will be written next and
+    /// `target`.
+    fn distance(&self, target: Place) -> usize {
+        self.next().0 - target.0
+    }
+
+    /// A place that returns `value`, near enough to be jumped to.
+    fn answer(&mut self, value: u32) -> Place {
+        let known = self.answers.iter().position(|(known, _)| *known == value);
+        if let Some(known) = known {
+            let place = self.answers[known].1;
+            // Two trampolines may come in between.
+            if self.distance(place) + 2 <= REACH {
+                return place;
+            }
+            let place = self.push(RETURN, 0, 0, value);
+            self.answers[known].1 = place;
+            return place;
+        }
+        let place = self.push(RETURN, 0, 0, value);
+        self.answers.push((value, place));
+        place
+    }
+
+    /// `target`, or something within reach that leads there.
+    fn near(&mut self, target: Place) -> Place {
+        if self.distance(target) + 2 <= REACH {
+            return target;
+        }
+        let instruction = self.reversed[target.0];
+        if instruction.code == RETURN {
+            return self.push(RETURN, 0, 0, instruction.k);
+        }
+        // A program has at most 4096 instructions (BPF_MAXINSNS), which fits.
+        #[allow(clippy::cast_possible_truncation)]
+        let distance = self.distance(target) as u32;
+        self.push(JUMP, 0, 0, distance)
+    }
+
+    /// If the accumulator compares as `code` says with `k`, `yes`, else `no`.
+    fn branch(&mut self, code: u16, k: u32, yes: Place, no: Place) -> Place {
+        let yes = self.near(yes);
+        let no = self.near(no);
+        // `near` has seen to it that both are within eight bits.
+        #[allow(clippy::cast_possible_truncation)]
+        let (jt, jf) = (self.distance(yes) as u8, self.distance(no) as u8);
+        self.push(code, jt, jf, k)
+    }
+
+    /// Loads a word of seccomp_data and goes on with what was written last.
+    fn load(&mut self, offset: u32, then: Place) {
+        debug_assert_eq!(then, self.next(), "a load falls through");
+        self.push(LOAD, 0, 0, offset);
+    }
+
+    /// The tree over `ranges`, which are sorted by their first number. The
+    /// accumulator holds the number.
+    fn tree(&mut self, ranges: &[(u32, &Verdict)]) -> Place {
+        match ranges {
+            [] => self.answer(errno(libc_errno::EPERM)),
+            [(_, verdict)] => self.verdict(verdict),
+            _ => {
+                let (low, high) = ranges.split_at(ranges.len() / 2);
+                let yes = self.tree(high);
+                let no = self.tree(low);
+                self.branch(JUMP_GE, high[0].0, yes, no)
+            }
+        }
+    }
+
+    fn verdict(&mut self, verdict: &Verdict) -> Place {
+        match verdict {
+            Verdict::Allow => self.answer(RET_ALLOW),
+            Verdict::Errno(value) => self.answer(errno(*value)),
+            Verdict::Kill => self.answer(RET_KILL_PROCESS),
+            Verdict::When(clauses, otherwise) => {
+                let mut no = self.answer(errno(*otherwise));
+                let yes = self.answer(RET_ALLOW);
+                for clause in clauses.iter().rev() {
+                    let mut then = yes;
+                    for condition in clause.iter().rev() {
+                        then = self.condition(*condition, then, no);
+                    }
+                    no = then;
+                }
+                no
+            }
+        }
+    }
+
+    fn condition(&mut self, condition: Condition, yes: Place, no: Place) -> Place {
+        let (mask, value, yes, no) = match condition.operator {
+            Operator::Is(value) => (u64::MAX, value, yes, no),
+            Operator::IsNot(value) => (u64::MAX, value, no, yes),
+            Operator::Masked(mask, value) => (mask, value, yes, no),
+        };
+        let low = ARGUMENTS + 8 * u32::from(condition.argument);
+        #[allow(clippy::cast_possible_truncation)] // the two halves
+        let then = self.half(low, mask as u32, value as u32, yes, no);
+        match condition.width {
+            Width::Int => then,
+            #[allow(clippy::cast_possible_truncation)]
+            Width::Long => self.half(low + 4, (mask >> 32) as u32, (value >> 32) as u32, then, no),
+        }
+    }
+
+    /// Compares one half of an argument. Both architectures are little-endian.
+    fn half(&mut self, offset: u32, mask: u32, value: u32, yes: Place, no: Place) -> Place {
+        self.branch(JUMP_EQ, value, yes, no);
+        if mask != u32::MAX {
+            self.push(AND, 0, 0, mask);
+        }
+        self.load(offset, self.next());
+        self.next()
+    }
+
+    fn finish(mut self) -> Vec<Instruction> {
+        self.reversed.reverse();
+        self.reversed
+    }
+}
+
+/// What the sandbox's init may do once it has made the app: wait for signals
+/// and children, pass signals on, report, close, end. Anything else kills it.
+///
+/// # Errors
+/// None with this fixed list; the type is seccompiler's.
+pub fn init_filter() -> Result<Vec<Instruction>, seccompiler::Error> {
+    let calls = [
+        libc::SYS_rt_sigtimedwait,
+        libc::SYS_wait4,
+        libc::SYS_kill,
+        libc::SYS_write,
+        libc::SYS_close_range,
+        libc::SYS_exit_group,
+        libc::SYS_rt_sigreturn,
+        libc::SYS_restart_syscall,
+    ];
+    let filter = seccompiler::SeccompFilter::new(
+        calls.into_iter().map(|call| (call, Vec::new())).collect(),
+        seccompiler::SeccompAction::KillProcess,
+        seccompiler::SeccompAction::Allow,
+        match Arch::native() {
+            Arch::X86_64 => seccompiler::TargetArch::x86_64,
+            Arch::Aarch64 => seccompiler::TargetArch::aarch64,
+        },
+    )
+    .map_err(seccompiler::Error::Backend)?;
+    let program: seccompiler::BpfProgram =
+        filter.try_into().map_err(seccompiler::Error::Backend)?;
+    Ok(program
+        .into_iter()
+        .map(|i| Instruction {
+            code: i.code,
+            jt: i.jt,
+            jf: i.jf,
+            k: i.k,
+        })
+        .collect())
+}
+
+#[cfg(test)]
+#[path = "compile_tests.rs"]
+mod tests;

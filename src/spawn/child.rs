@@ -1,0 +1,366 @@
+//! THE sequence: from clone to exec.
+//!
+//! [`init`] begins in the child of clone, in new namespaces but with the
+//! supervisor's ids, files and root; it becomes the sandbox's pid 1. [`app`]
+//! begins in init's child and becomes the tenant's binary. Neither allocates.
+//! The order is that of `plan::Step`; `Sequence` sees to it.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::setrlimit;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::stat::{Mode, fstat, mkdirat, umask};
+use nix::unistd::{
+    Gid, Uid, chdir, pivot_root, read, setresgid, setresuid, setsid, symlinkat, write,
+};
+
+use super::init;
+use super::prepare::{Op, Place, Prepared, Tree, clone, first_free};
+use super::report::Sequence;
+use crate::plan::{PathKind, Step};
+use crate::sys;
+use crate::sys::mount::{ATTR_NOEXEC, ATTR_RDONLY};
+
+/// What the child uses of the channels to the supervisor.
+pub(super) struct Channels {
+    /// Both ways: the supervisor's go, and our failures. Closed by exec.
+    pub(super) setup: OwnedFd,
+    /// How the app ended, from init.
+    pub(super) status: OwnedFd,
+    /// The app's stderr.
+    pub(super) stderr: OwnedFd,
+}
+
+/// Where the new root is put together. Every host has it; it is only covered in
+/// this mount namespace.
+const STAGE: &CStr = c"/tmp";
+
+/// Init: pid 1 of new user, pid, mount, ipc, uts (and network) namespaces, born
+/// in the instance's cgroup. Full capabilities in the user namespace, none over
+/// the host; still the supervisor's ids. All signals blocked.
+pub(super) fn init(p: &mut Prepared, channels: &Channels) -> ! {
+    let mut seq = Sequence::new(channels.setup.as_fd());
+
+    // Nothing up to AwaitIdMap needs a mapped id, so it runs while the
+    // supervisor writes the maps.
+    for tree in &mut p.trees {
+        if tree.clone.is_none() {
+            tree.clone = Some(seq.take(Step::Trees, tree.object, || clone_checked(tree)));
+        }
+    }
+
+    seq.take(Step::Propagation, 0, || {
+        mount::<CStr, CStr, CStr, CStr>(
+            None,
+            c"/",
+            None,
+            MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+            None,
+        )
+    });
+
+    seq.take(Step::CgroupNamespace, 0, || {
+        unshare(CloneFlags::CLONE_NEWCGROUP)
+    });
+
+    seq.take(Step::Hostname, 0, || nix::unistd::sethostname(&p.hostname));
+
+    if p.private_network {
+        seq.take(Step::Loopback, 0, || {
+            let any = socket(
+                AddressFamily::Inet,
+                SockType::Datagram,
+                SockFlag::SOCK_CLOEXEC,
+                None,
+            )?;
+            sys::net::loopback_up(any.as_fd())
+        });
+    }
+
+    for capability in 0..=p.last_capability {
+        seq.take(Step::BoundingSet, usize::from(capability), || {
+            sys::privilege::drop_bounding(capability)
+        });
+    }
+
+    seq.take(Step::AwaitIdMap, 0, || {
+        let mut go = [0u8; 1];
+        match read(&channels.setup, &mut go)? {
+            1 => Ok(()),
+            // The supervisor is gone, or gave up; it does not listen either.
+            _ => Err(Errno::EPIPE),
+        }
+    });
+
+    // The gid first: setting it takes CAP_SETGID, which goes by the namespace
+    // and not by the uid, but a reader should not have to know.
+    seq.take(Step::Ids, 0, || {
+        let (uid, gid) = (Uid::from_raw(p.inside), Gid::from_raw(p.inside));
+        setresgid(gid, gid, gid)?;
+        setresuid(uid, uid, uid)?;
+        // The tenant will have this id too. Not earlier: the supervisor could
+        // not have written the maps. The app becomes dumpable again by exec.
+        sys::privilege::not_dumpable()
+    });
+
+    seq.take(Step::DeathSignal, 0, || {
+        sys::privilege::parent_death_signal(libc::SIGKILL)?;
+        // It says nothing of a supervisor that died before: then the other end
+        // of the channel is closed.
+        still_there(channels.setup.as_fd())
+    });
+
+    seq.take(
+        Step::Keyring,
+        0,
+        || match sys::privilege::new_session_keyring() {
+            // A kernel without keyrings has none to share.
+            Err(Errno::ENOSYS) => Ok(()),
+            other => other,
+        },
+    );
+
+    seq.take(Step::Rootfs, 0, || {
+        // The modes given to mkdir and open are meant as they are.
+        umask(Mode::empty());
+        root()
+    });
+
+    // What of /proc is to be a directory is covered by this empty one.
+    let mut empty = None;
+    for (object, (step, op)) in p.ops.iter().enumerate().skip(1) {
+        seq.take(*step, object, || carry_out(op, &p.trees, &mut empty));
+    }
+
+    // pivot_root(2): new and old root must be mounts of this namespace, and not
+    // the same; with "." for both the old one is stacked on the new one and can
+    // be let go without a directory to hold it.
+    seq.take(Step::PivotRoot, 0, || {
+        pivot_root(c".", c".")?;
+        umount2(c".", MntFlags::MNT_DETACH)?;
+        chdir(c"/")
+    });
+
+    seq.take(Step::ReadOnlyRoot, 0, || {
+        sys::mount::set_attributes_at(libc::AT_FDCWD, c"/", ATTR_RDONLY | ATTR_NOEXEC, false)
+    });
+
+    let pid = seq.take(Step::Fork, 0, sys::process::fork);
+    if pid == 0 {
+        app(p, channels, seq)
+    }
+
+    // Init holds nothing that the app could want, and nothing it could use.
+    seq.take(Step::InitLock, 0, || {
+        sys::privilege::clear_ambient()?;
+        sys::privilege::lock_securebits()?;
+        sys::privilege::clear_capabilities()?;
+        sys::privilege::no_new_privs()?;
+        sys::privilege::set_name(c"gosandbox-init")?;
+        sys::fd::dup_onto(channels.status.as_raw_fd(), init::STATUS)
+    });
+    seq.take(Step::InitLock, 1, || sys::seccomp::install(&p.init_filter));
+    // Closes `setup` too: from here on a failure can only be an end.
+    if sys::fd::close_from(1).is_err() {
+        sys::process::exit(1);
+    }
+    init::run(pid)
+}
+
+/// App: in all of the sandbox's namespaces, inside its root, child of init.
+/// Capabilities in the user namespace, the tenant's ids. Signals blocked.
+fn app(p: &mut Prepared, channels: &Channels, mut seq: Sequence<'_>) -> ! {
+    seq.take(Step::Session, 0, || {
+        umask(Mode::from_bits_truncate(0o077));
+        // Exec keeps ignored signals ignored, and Rust ignores SIGPIPE.
+        sys::signal::reset_all();
+        setsid().map(drop)
+    });
+
+    for (object, (resource, soft, hard)) in p.rlimits.iter().enumerate() {
+        seq.take(Step::Limits, object, || setrlimit(*resource, *soft, *hard));
+    }
+
+    seq.take(Step::Descriptors, 0, || descriptors(p, channels));
+
+    // As the tenant and inside: a directory it may not enter is an error now,
+    // and none of the host's can be the working directory (CVE-2024-21626).
+    seq.take(Step::Workdir, 0, || chdir(p.workdir.as_c_str()));
+
+    seq.take(Step::Capabilities, 0, || {
+        sys::privilege::clear_ambient()?;
+        // Needs CAP_SETPCAP, so before the sets are emptied.
+        sys::privilege::lock_securebits()?;
+        sys::privilege::clear_capabilities()
+    });
+
+    seq.take(Step::NoNewPrivs, 0, sys::privilege::no_new_privs);
+
+    if let Some(index) = p.listen_pid {
+        // sd_listen_fds(3) compares it with getpid(), as seen inside.
+        let env = &mut p.env;
+        seq.take(Step::Filter, 1, || {
+            env.write_number(index, "LISTEN_PID=".len(), sys::process::pid())
+        });
+    }
+
+    // Signals are let in last before the filter: what was sent meanwhile must
+    // not run before the defaults are back.
+    seq.take(Step::Filter, 0, || {
+        let none = nix::sys::signal::SigSet::empty();
+        none.thread_set_mask()?;
+        sys::seccomp::install(&p.filter)
+    });
+
+    let errno = sys::process::execve(&p.exec, &p.args, &p.env);
+    seq.fail(Step::Exec, 0, errno)
+}
+
+/// Lays out what the tenant holds: 0, 1, 2, the listeners from 3 on. The channel
+/// for failures stays open until exec closes it.
+fn descriptors(p: &Prepared, channels: &Channels) -> Result<(), Errno> {
+    let keep = channels.setup.as_raw_fd();
+    sys::fd::dup_onto(channels.stderr.as_raw_fd(), 2)?;
+    let end = first_free(p.listeners.len());
+    for (number, listener) in (crate::host::FIRST_INHERITED..end).zip(&p.listeners) {
+        // They were copied above `end`, so none is overwritten before its turn.
+        sys::fd::dup_onto(listener.as_raw_fd(), number)?;
+    }
+    let (end, keep) = (end.unsigned_abs(), keep.unsigned_abs());
+    sys::fd::close_between(end, keep - 1)?;
+    sys::fd::close_from(keep + 1)
+}
+
+/// EPIPE where the supervisor's end of the channel is closed.
+fn still_there(setup: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut fds = [PollFd::new(setup, PollFlags::empty())];
+    poll(&mut fds, PollTimeout::ZERO)?;
+    match fds[0].any() {
+        Some(false) => Ok(()),
+        _ => Err(Errno::EPIPE),
+    }
+}
+
+/// Clones a source by its path, as the unprivileged have to, and makes sure
+/// that it is what the supervisor opened.
+fn clone_checked(tree: &Tree) -> Result<OwnedFd, Errno> {
+    let clone = clone(libc::AT_FDCWD, &tree.path, tree.attributes, tree.recursive)?;
+    let (ours, checked) = (fstat(&clone)?, fstat(&tree.opened)?);
+    if (ours.st_dev, ours.st_ino) == (checked.st_dev, checked.st_ino) {
+        Ok(clone)
+    } else {
+        Err(Errno::ESTALE)
+    }
+}
+
+/// An empty tmpfs, and the working directory in it.
+fn root() -> Result<(), Errno> {
+    mount(
+        Some(c"tmpfs"),
+        STAGE,
+        Some(c"tmpfs"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some(c"mode=0755,size=1M,nr_inodes=4096"),
+    )?;
+    chdir(STAGE)
+}
+
+fn carry_out(op: &Op, trees: &[Tree], empty: &mut Option<OwnedFd>) -> Result<(), Errno> {
+    match op {
+        // Done before the loop.
+        Op::Root => Ok(()),
+        Op::Directory(path) => mkdirat(AT_FDCWD, path.as_c_str(), Mode::from_bits_truncate(0o755)),
+        Op::File(path, text) => {
+            let file = new_file(path)?;
+            // A file of this size on an empty tmpfs is written whole or not.
+            if write(&file, text)? == text.len() {
+                Ok(())
+            } else {
+                Err(Errno::ENOSPC)
+            }
+        }
+        Op::Link(path, to) => symlinkat(to.as_c_str(), AT_FDCWD, path.as_c_str()),
+        Op::Proc => {
+            *empty = Some(clone(
+                libc::AT_FDCWD,
+                c"proc",
+                ATTR_RDONLY | ATTR_NOEXEC,
+                false,
+            )?);
+            mount(
+                Some(c"proc"),
+                c"proc",
+                Some(c"proc"),
+                MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+                Some(c"hidepid=invisible"),
+            )
+        }
+        Op::Mask(path, kind) => mask(path, *kind, empty.as_ref()),
+        Op::Tmpfs(path, options) => mount(
+            Some(c"tmpfs"),
+            path.as_c_str(),
+            Some(c"tmpfs"),
+            MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+            Some(options.as_c_str()),
+        ),
+        Op::Attach {
+            tree,
+            target,
+            place,
+        } => {
+            let tree = trees
+                .get(*tree)
+                .and_then(|t| t.clone.as_ref())
+                .ok_or(Errno::EBADF)?;
+            attach(tree, target, *place)
+        }
+    }
+}
+
+/// Mounts `tree` upon `target`, which is relative to the new root.
+fn attach(tree: &OwnedFd, target: &CStr, place: Place) -> Result<(), Errno> {
+    match place {
+        Place::NewFile => drop(new_file(target)?),
+        Place::Exists => {}
+        Place::Nested => {
+            // The tenant may write what this leads through; no link in it is
+            // followed, and it cannot be swapped between look-up and mount
+            // (CVE-2021-30465).
+            let how = OpenHow::new()
+                .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+                .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+            let target = openat2(AT_FDCWD, target, how)?;
+            return sys::mount::attach_tree(tree.as_fd(), target.as_raw_fd(), c"");
+        }
+    }
+    sys::mount::attach_tree(tree.as_fd(), libc::AT_FDCWD, target)
+}
+
+/// An empty file, or one of ours that is there already. In a root that nobody
+/// else can reach yet.
+fn new_file(path: &CStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    open(path, flags, Mode::from_bits_truncate(0o444))
+}
+
+/// Covers an entry of /proc. From descriptors, not from a path that something
+/// else could stand at by now.
+fn mask(path: &CStr, kind: PathKind, empty: Option<&OwnedFd>) -> Result<(), Errno> {
+    let cover = match (kind, empty) {
+        (PathKind::Directory, Some(empty)) => {
+            sys::mount::clone_tree(empty.as_raw_fd(), c"", false)?
+        }
+        _ => sys::mount::clone_tree(libc::AT_FDCWD, c"dev/null", false)?,
+    };
+    match sys::mount::attach_tree(cover.as_fd(), libc::AT_FDCWD, path) {
+        // This kernel has no such entry.
+        Err(Errno::ENOENT) => Ok(()),
+        other => other,
+    }
+}

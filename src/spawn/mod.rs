@@ -1,0 +1,101 @@
+//! From a plan to a running tenant: prepare, clone, and the sequence.
+//!
+//! [`Prepared`] owns everything that must exist before clone. After it the
+//! child allocates nothing, takes no lock, and leaves only through exec or
+//! `_exit`.
+
+mod child;
+mod init;
+mod parent;
+mod prepare;
+mod remedy;
+mod report;
+
+pub use parent::{Running, Setup, spawn};
+pub use prepare::Prepared;
+pub use remedy::remedy;
+pub use report::Failure;
+
+use nix::errno::Errno;
+
+use crate::plan::Step;
+use crate::value::Tenant;
+
+/// A step that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("tenant {tenant}: {}: {}{cause}{}", step.label(), lead(object), hint(remedy.as_deref()))]
+pub struct StartError {
+    /// Whose.
+    pub tenant: Tenant,
+    /// Which.
+    pub step: Step,
+    /// To what.
+    pub object: String,
+    /// Why.
+    pub errno: Errno,
+    /// Why, in words.
+    pub cause: String,
+    /// What to do about it.
+    pub remedy: Option<String>,
+}
+
+fn lead(object: &str) -> String {
+    if object.is_empty() {
+        String::new()
+    } else {
+        format!("{object}: ")
+    }
+}
+
+fn hint(remedy: Option<&str>) -> String {
+    remedy.map_or(String::new(), |remedy| format!(" ({remedy})"))
+}
+
+impl StartError {
+    /// The error of `step` on `object`, with the remedy of the table.
+    pub fn new(tenant: &Tenant, step: Step, object: impl Into<String>, errno: Errno) -> Self {
+        Self {
+            tenant: tenant.clone(),
+            step,
+            object: object.into(),
+            errno,
+            cause: words(&std::io::Error::from(errno)),
+            remedy: remedy(step, errno).map(str::to_owned),
+        }
+    }
+
+    /// The same with the words of `error`, where it has its own.
+    #[must_use]
+    pub fn because(self, error: &std::io::Error) -> Self {
+        if error.raw_os_error().is_some() {
+            self
+        } else {
+            self.saying(error.to_string())
+        }
+    }
+
+    /// The same with these words, remedy included.
+    #[must_use]
+    pub fn saying(self, cause: String) -> Self {
+        Self {
+            cause,
+            remedy: None,
+            ..self
+        }
+    }
+
+    /// Whether the binary could not be executed, which is status 126, and not
+    /// the set-up failed, which is 125.
+    pub fn is_exec(&self) -> bool {
+        self.step == Step::Exec
+    }
+}
+
+/// "Permission denied (os error 13)": the number is for programs.
+fn words(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}

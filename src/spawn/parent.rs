@@ -1,0 +1,212 @@
+//! The supervisor's side of clone: write the id maps, say go, listen.
+
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::{SigmaskHow, sigprocmask};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
+use nix::unistd::pipe2;
+
+use super::StartError;
+use super::child::{self, Channels};
+use super::prepare::{Prepared, first_free};
+use super::report::{Failure, RECORD, decode_exit};
+use crate::cgroup::Instance;
+use crate::plan::{Plan, Step};
+use crate::sys;
+use crate::sys::process::{Cloned, Exit};
+
+/// A tenant that was cloned: what the supervisor holds of it.
+#[derive(Debug)]
+pub struct Running {
+    /// Init's pid on the host.
+    pub pid: libc::pid_t,
+    /// Init.
+    pub init: OwnedFd,
+    /// Failures of the set-up; ends when the tenant's binary runs.
+    setup: OwnedFd,
+    /// How the app ended.
+    status: std::fs::File,
+    /// The app's stderr. Not blocking.
+    pub stderr: OwnedFd,
+    /// Its cgroup, removed when this is dropped.
+    pub cgroup: Option<Instance>,
+}
+
+/// What the set-up channel says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setup {
+    /// The tenant's binary runs.
+    Done,
+    /// A step failed.
+    Failed(Failure),
+}
+
+/// Makes init and lets it go through the sequence. Returns as soon as the id
+/// maps are written; [`Running::setup`] tells how it went on.
+///
+/// # Errors
+/// Clone or the id maps failed; nothing is left of it.
+pub fn spawn(mut prepared: Prepared, plan: &Plan) -> Result<Running, StartError> {
+    let fail = |step, object: &str, errno| StartError::new(&plan.tenant, step, object, errno);
+    let (setup, status, stderr) =
+        channels(prepared.listeners.len()).map_err(|e| fail(Step::Clone, "pipe", e))?;
+    let (ours, theirs) = setup;
+
+    // The child must not run the supervisor's handlers, nor lose a signal
+    // before init waits for them.
+    let mask = sys::signal::block_all().map_err(|e| fail(Step::Clone, "sigprocmask", e))?;
+    let cgroup = prepared.cgroup.as_ref().map(Instance::fd);
+    let cloned = sys::process::clone(prepared.namespaces, cgroup);
+    let (pid, init) = match cloned {
+        Ok(Cloned::Child) => {
+            let channels = Channels {
+                setup: theirs,
+                status: status.1,
+                stderr: stderr.1,
+            };
+            // The supervisor's end must close when the supervisor dies, so no
+            // copy of it may stay here.
+            drop(ours);
+            child::init(&mut prepared, &channels)
+        }
+        Ok(Cloned::Parent { pid, pidfd }) => (pid, pidfd),
+        Err(errno) => {
+            _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None);
+            return Err(fail(Step::Clone, "namespaces", errno));
+        }
+    };
+    drop((theirs, status.1, stderr.1));
+    let running = Running {
+        pid,
+        init,
+        setup: ours,
+        status: std::fs::File::from(status.0),
+        stderr: stderr.0,
+        cgroup: prepared.cgroup.take(),
+    };
+    let mapped = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)
+        .map_err(|e| fail(Step::Clone, "sigprocmask", e))
+        .and_then(|()| {
+            write_maps(pid, &prepared).map_err(|(object, errno)| fail(Step::IdMap, object, errno))
+        })
+        .and_then(|()| {
+            send(
+                std::os::fd::AsRawFd::as_raw_fd(&running.setup),
+                b"!",
+                MsgFlags::MSG_NOSIGNAL,
+            )
+            .map(drop)
+            // It is gone already and has said why.
+            .or_else(|e| if e == Errno::EPIPE { Ok(()) } else { Err(e) })
+            .map_err(|e| fail(Step::IdMap, "channel", e))
+        });
+    if let Err(error) = mapped {
+        running.abandon();
+        return Err(error);
+    }
+    Ok(running)
+}
+
+type Pair = (OwnedFd, OwnedFd);
+
+fn channels(listeners: usize) -> Result<(Pair, Pair, Pair), Errno> {
+    let (ours, theirs) = socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )?;
+    // Above the descriptors that the app lays out.
+    let theirs = sys::fd::dup_above(
+        std::os::fd::AsRawFd::as_raw_fd(&theirs),
+        first_free(listeners) + 1,
+    )?;
+    let status = pipe2(OFlag::O_CLOEXEC)?;
+    let stderr = pipe2(OFlag::O_CLOEXEC)?;
+    // Only our end: the tenant's keeps its blocking writes.
+    fcntl(&stderr.0, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok(((ours, theirs), status, stderr))
+}
+
+/// user_namespaces(7): one line each, once. setgroups first, without which an
+/// unprivileged gid_map is refused, and which would let a tenant drop a group
+/// that a file denies something to.
+fn write_maps(pid: libc::pid_t, prepared: &Prepared) -> Result<(), (&'static str, Errno)> {
+    let write = |file: &'static str, text: &str| {
+        // The process is our child and not reaped, so the number is still its.
+        OpenOptions::new()
+            .write(true)
+            .open(format!("/proc/{pid}/{file}"))
+            .and_then(|mut opened| opened.write_all(text.as_bytes()))
+            .map_err(|e| (file, Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO))))
+    };
+    if prepared.reset_oom_score {
+        write("oom_score_adj", "0")?;
+    }
+    write("setgroups", "deny")?;
+    write("gid_map", &prepared.gid_map)?;
+    write("uid_map", &prepared.uid_map)
+}
+
+impl Running {
+    /// The channel that [`Running::read_setup`] reads.
+    pub fn setup(&self) -> BorrowedFd<'_> {
+        self.setup.as_fd()
+    }
+
+    /// The pipe that [`Running::read_exit`] reads.
+    pub fn status(&self) -> BorrowedFd<'_> {
+        self.status.as_fd()
+    }
+
+    /// What the set-up channel says; to be called when it is readable.
+    ///
+    /// # Errors
+    /// What read(2) says.
+    pub fn read_setup(&self) -> Result<Setup, Errno> {
+        let mut bytes = [0; RECORD];
+        match nix::unistd::read(&self.setup, &mut bytes)? {
+            0 => Ok(Setup::Done),
+            length => Failure::decode(&bytes[..length])
+                .map(Setup::Failed)
+                .ok_or(Errno::EBADMSG),
+        }
+    }
+
+    /// How the app ended, as init tells it; to be called when the pipe is
+    /// readable. `None` where init ended without a word.
+    pub fn read_exit(&mut self) -> Option<Exit> {
+        let mut bytes = [0; RECORD];
+        self.status.read_exact(&mut bytes).ok()?;
+        decode_exit(&bytes)
+    }
+
+    /// Kills everything in the sandbox.
+    pub fn kill(&self) {
+        // cgroup.kill also reaches what is being forked right now. Init's death
+        // takes the pid namespace with it in any case.
+        let killed = self
+            .cgroup
+            .as_ref()
+            .is_some_and(|cgroup| cgroup.kill().is_ok());
+        if !killed {
+            // ESRCH: it has ended.
+            _ = sys::process::pidfd_signal(self.init.as_fd(), libc::SIGKILL);
+        }
+    }
+
+    /// Kills and reaps a child whose set-up cannot go on.
+    fn abandon(self) {
+        _ = sys::process::pidfd_signal(self.init.as_fd(), libc::SIGKILL);
+        let mut fds = [nix::poll::PollFd::new(
+            self.init.as_fd(),
+            nix::poll::PollFlags::POLLIN,
+        )];
+        _ = nix::poll::poll(&mut fds, nix::poll::PollTimeout::NONE);
+        _ = sys::process::pidfd_reap(self.init.as_fd());
+    }
+}

@@ -1,0 +1,359 @@
+//! Everything that must exist before clone: descriptors, strings, programs.
+
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{SFlag, fstat, major, minor};
+
+use super::StartError;
+use crate::cgroup::Instance;
+use crate::listen::Socket;
+use crate::plan::{Access, IdentityKind, MountOp, PathKind, Plan, Resource, Step};
+use crate::policy::NetworkMode;
+use crate::seccomp::{Arch, compile, init_filter};
+use crate::sys::mount::{self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
+use crate::sys::process::StringArray;
+use crate::sys::seccomp::Instruction;
+
+/// One entry of the plan's root file system, ready to be carried out. Paths
+/// inside are relative to the new root.
+#[derive(Debug)]
+pub(super) enum Op {
+    Root,
+    Directory(CString),
+    File(CString, Vec<u8>),
+    Link(CString, CString),
+    Proc,
+    Mask(CString, PathKind),
+    Tmpfs(CString, CString),
+    /// A tree, by its index in `Prepared::trees`, and where it goes.
+    Attach {
+        tree: usize,
+        target: CString,
+        place: Place,
+    },
+}
+
+/// What is there to mount upon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// An empty file has to be made.
+    NewFile,
+    /// A directory, or a file of ours, is there already.
+    Exists,
+    /// Something in another bind, which no symbolic link may lead out of.
+    Nested,
+}
+
+/// A mount that was, or will be, cloned from the host's.
+#[derive(Debug)]
+pub(super) struct Tree {
+    /// What it is cloned from, for the child of an unprivileged supervisor: a
+    /// descriptor of another mount namespace cannot be cloned there.
+    pub(super) path: CString,
+    /// What was opened and checked.
+    pub(super) opened: OwnedFd,
+    /// The clone. Made by a privileged supervisor here, else by init.
+    pub(super) clone: Option<OwnedFd>,
+    pub(super) attributes: u64,
+    pub(super) recursive: bool,
+    /// Step and index of the entry this belongs to, for errors.
+    pub(super) object: usize,
+}
+
+/// Owns everything that must exist before clone.
+#[derive(Debug)]
+pub struct Prepared {
+    pub(super) namespaces: libc::c_int,
+    pub(super) cgroup: Option<Instance>,
+    pub(super) inside: u32,
+    pub(super) uid_map: String,
+    pub(super) gid_map: String,
+    pub(super) reset_oom_score: bool,
+    pub(super) trees: Vec<Tree>,
+    pub(super) ops: Vec<(Step, Op)>,
+    pub(super) private_network: bool,
+    pub(super) hostname: String,
+    pub(super) rlimits: Vec<(nix::sys::resource::Resource, u64, u64)>,
+    pub(super) exec: CString,
+    pub(super) args: StringArray,
+    pub(super) env: StringArray,
+    /// Where LISTEN_PID is in `env`.
+    pub(super) listen_pid: Option<usize>,
+    pub(super) workdir: CString,
+    pub(super) filter: Vec<Instruction>,
+    pub(super) init_filter: Vec<Instruction>,
+    /// Copies above the numbers that the tenant's will have.
+    pub(super) listeners: Vec<OwnedFd>,
+    pub(super) last_capability: u8,
+}
+
+impl Prepared {
+    /// Opens and compiles what `plan` says. `binary` is the file that was
+    /// checked.
+    ///
+    /// # Errors
+    /// The step that failed. Whatever was made before is dropped, and undone.
+    pub fn new(
+        plan: &Plan,
+        binary: File,
+        sockets: &[Socket],
+        cgroup: Option<Instance>,
+    ) -> Result<Self, StartError> {
+        let fail = |step, object: &str, errno| StartError::new(&plan.tenant, step, object, errno);
+        let privileged = plan.identity.kind != IdentityKind::Caller;
+        let (trees, ops) = mounts(plan, binary, privileged)?;
+        let (env, listen_pid) = environment(plan);
+        let mut namespaces = libc::CLONE_NEWUSER
+            | libc::CLONE_NEWPID
+            | libc::CLONE_NEWNS
+            | libc::CLONE_NEWIPC
+            | libc::CLONE_NEWUTS;
+        if plan.network == NetworkMode::Private {
+            namespaces |= libc::CLONE_NEWNET;
+        }
+        let floor = first_free(sockets.len());
+        let listeners = sockets
+            .iter()
+            .map(|socket| crate::sys::fd::dup_above(socket.fd.as_raw_fd(), floor))
+            .collect::<Result<_, _>>()
+            .map_err(|e| fail(Step::Descriptors, "", e))?;
+        let map = |host: u32| format!("{} {host} 1", plan.identity.inside);
+        Ok(Self {
+            namespaces,
+            cgroup,
+            inside: plan.identity.inside.0,
+            uid_map: map(plan.identity.uid.0),
+            gid_map: map(plan.identity.gid.0),
+            reset_oom_score: plan.reset_oom_score,
+            trees,
+            ops,
+            private_network: plan.network == NetworkMode::Private,
+            hostname: plan.tenant.to_string(),
+            rlimits: plan
+                .rlimits
+                .iter()
+                .map(|l| (resource(l.resource), l.soft, l.hard))
+                .collect(),
+            exec: path(&plan.exec),
+            args: StringArray::new(plan.args.iter().map(|a| string(a)).collect()),
+            env,
+            listen_pid,
+            workdir: path(&plan.workdir),
+            filter: compile(&plan.rules, Arch::native()),
+            init_filter: init_filter()
+                .map_err(|_| fail(Step::InitLock, "seccomp", Errno::EINVAL))?,
+            listeners,
+            last_capability: last_capability()
+                .map_err(|e| fail(Step::BoundingSet, "/proc/sys/kernel/cap_last_cap", e))?,
+        })
+    }
+}
+
+/// The lowest descriptor above stdio and `sockets` listeners.
+pub(super) fn first_free(sockets: usize) -> i32 {
+    crate::host::FIRST_INHERITED + i32::try_from(sockets).unwrap_or(i32::MAX / 2)
+}
+
+/// A string without NUL. The plan refuses those that come from people, and the
+/// kernel hands out none, so cutting one off loses nothing.
+fn string(text: &OsStr) -> CString {
+    let bytes = text.as_bytes();
+    let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
+    CString::new(&bytes[..end]).unwrap_or_default()
+}
+
+fn path(path: &Path) -> CString {
+    string(path.as_os_str())
+}
+
+/// `/a/b` as `a/b`, relative to the new root.
+fn inside(target: &Path) -> CString {
+    path(target.strip_prefix("/").unwrap_or(target))
+}
+
+fn resource(resource: Resource) -> nix::sys::resource::Resource {
+    use nix::sys::resource::Resource as R;
+    match resource {
+        Resource::OpenFiles => R::RLIMIT_NOFILE,
+        Resource::Core => R::RLIMIT_CORE,
+        Resource::LockedMemory => R::RLIMIT_MEMLOCK,
+        Resource::MessageQueues => R::RLIMIT_MSGQUEUE,
+        Resource::Nice => R::RLIMIT_NICE,
+        Resource::RealTimePriority => R::RLIMIT_RTPRIO,
+    }
+}
+
+fn environment(plan: &Plan) -> (StringArray, Option<usize>) {
+    let listen_pid = plan.env.iter().position(|(name, _)| name == "LISTEN_PID");
+    let strings = plan
+        .env
+        .iter()
+        .map(|(name, value)| {
+            let mut line = std::ffi::OsString::from(name);
+            line.push("=");
+            line.push(value);
+            string(&line)
+        })
+        .collect();
+    (StringArray::new(strings), listen_pid)
+}
+
+/// The highest capability this kernel knows: capabilities(7).
+fn last_capability() -> Result<u8, Errno> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")
+        .map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))?;
+    text.trim().parse().map_err(|_| Errno::EINVAL)
+}
+
+/// The trees, and the list that refers to them.
+type Mounts = (Vec<Tree>, Vec<(Step, Op)>);
+
+fn mounts(plan: &Plan, binary: File, privileged: bool) -> Result<Mounts, StartError> {
+    let mut trees = Vec::new();
+    let mut ops = Vec::with_capacity(plan.rootfs.len());
+    let mut binary = Some(OwnedFd::from(binary));
+    for (object, entry) in plan.rootfs.iter().enumerate() {
+        let fail = |errno| StartError::new(&plan.tenant, Step::Sources, entry.object(), errno);
+        let mut tree = |source: &Path, opened: OwnedFd, attributes, recursive| {
+            let clone = privileged
+                .then(|| clone(opened.as_raw_fd(), c"", attributes, recursive))
+                .transpose()?;
+            trees.push(Tree {
+                path: path(source),
+                opened,
+                clone,
+                attributes,
+                recursive,
+                object,
+            });
+            Ok(trees.len() - 1)
+        };
+        let op = match entry {
+            MountOp::Root => Op::Root,
+            MountOp::Directory(target) => Op::Directory(inside(target)),
+            MountOp::File(target, text) => Op::File(inside(target), text.clone().into_bytes()),
+            MountOp::Link(target, to) => Op::Link(inside(target), path(to)),
+            MountOp::Proc => Op::Proc,
+            MountOp::Mask(name, kind) => Op::Mask(path(&Path::new("proc").join(name)), *kind),
+            MountOp::Tmpfs(target, size) => Op::Tmpfs(inside(target), tmpfs_options(size.0)),
+            MountOp::Device(name, wanted_major, wanted_minor) => {
+                let source = Path::new("/dev").join(name);
+                let opened = open_device(&source, *wanted_major, *wanted_minor).map_err(fail)?;
+                let attributes = ATTR_RDONLY | ATTR_NOSUID | ATTR_NOEXEC;
+                let tree = tree(&source, opened, attributes, false).map_err(fail)?;
+                Op::Attach {
+                    tree,
+                    target: inside(&Path::new("dev").join(name)),
+                    place: Place::NewFile,
+                }
+            }
+            MountOp::Bind {
+                source,
+                target,
+                access,
+                nested,
+            } => {
+                let opened = open_source(source, *access).map_err(fail)?;
+                let directory = is_directory(&opened).map_err(fail)?;
+                let attributes = ATTR_NOSUID
+                    | ATTR_NODEV
+                    | match access {
+                        Access::Data => ATTR_RDONLY | ATTR_NOEXEC,
+                        Access::ReadOnly => ATTR_RDONLY,
+                        Access::ReadWrite => ATTR_NOEXEC,
+                    };
+                // A directory brings what is mounted below it: leaving that out
+                // would uncover what the mounts hide, which the kernel refuses
+                // to the unprivileged.
+                let tree = tree(source, opened, attributes, directory).map_err(fail)?;
+                let place = match (nested, directory) {
+                    (true, _) => Place::Nested,
+                    (false, true) => Place::Exists,
+                    (false, false) => Place::NewFile,
+                };
+                Op::Attach {
+                    tree,
+                    target: inside(target),
+                    place,
+                }
+            }
+            MountOp::Binary(target) => {
+                // There is one binary in a plan; a second would find nothing.
+                let opened = binary.take().ok_or_else(|| fail(Errno::EBADF))?;
+                let attributes = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV;
+                let tree = tree(&plan.binary, opened, attributes, false).map_err(fail)?;
+                Op::Attach {
+                    tree,
+                    target: inside(target),
+                    place: Place::NewFile,
+                }
+            }
+        };
+        ops.push((entry.step(), op));
+    }
+    Ok((trees, ops))
+}
+
+/// Clones the mount of `path` below `dir` and sets its attributes.
+pub(super) fn clone(
+    dir: i32,
+    path: &std::ffi::CStr,
+    attributes: u64,
+    recursive: bool,
+) -> Result<OwnedFd, Errno> {
+    let clone = mount::clone_tree(dir, path, recursive)?;
+    mount::set_attributes(clone.as_fd(), attributes, recursive)?;
+    Ok(clone)
+}
+
+/// One inode a page, so that empty files cannot fill the kernel's memory
+/// either. The tenant's cgroup is charged for both: tmpfs(5).
+fn tmpfs_options(size: u64) -> CString {
+    let inodes = (size / 4096).max(64);
+    CString::new(format!("mode=1777,size={size},nr_inodes={inodes}")).unwrap_or_default()
+}
+
+/// O_PATH: nothing of a source is read, and a fifo or device is not woken.
+fn open_path(path: &Path, resolve: ResolveFlag) -> Result<OwnedFd, Errno> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(resolve);
+    openat2(nix::fcntl::AT_FDCWD, path, how)
+}
+
+/// The policy's sources follow no symbolic link at all; the plan has refused
+/// those that had one, so this only ever fails where one was put there since.
+/// The system's own were resolved by the plan.
+fn open_source(path: &Path, access: Access) -> Result<OwnedFd, Errno> {
+    let resolve = match access {
+        Access::Data => ResolveFlag::RESOLVE_NO_MAGICLINKS,
+        Access::ReadOnly | Access::ReadWrite => ResolveFlag::RESOLVE_NO_SYMLINKS,
+    };
+    open_path(path, resolve)
+}
+
+/// A device node, and the one it has to be: something else in its place would
+/// be bound over /proc entries as a mask (CVE-2025-31133).
+fn open_device(path: &Path, wanted_major: u32, wanted_minor: u32) -> Result<OwnedFd, Errno> {
+    let opened = open_path(path, ResolveFlag::RESOLVE_NO_SYMLINKS)?;
+    let data = fstat(&opened)?;
+    let is_device =
+        SFlag::from_bits_truncate(data.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFCHR;
+    let number = (major(data.st_rdev), minor(data.st_rdev));
+    if is_device && number == (u64::from(wanted_major), u64::from(wanted_minor)) {
+        Ok(opened)
+    } else {
+        Err(Errno::ENODEV)
+    }
+}
+
+fn is_directory(fd: &OwnedFd) -> Result<bool, Errno> {
+    let mode = fstat(fd)?.st_mode & SFlag::S_IFMT.bits();
+    Ok(SFlag::from_bits_truncate(mode) == SFlag::S_IFDIR)
+}

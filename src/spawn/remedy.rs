@@ -1,0 +1,89 @@
+//! What to do about a step that failed: one table, keyed by step and errno.
+
+use nix::errno::Errno;
+
+use crate::plan::Step;
+
+/// The remedy for `step` having failed with `errno`, where one is known to help.
+pub fn remedy(step: Step, errno: Errno) -> Option<&'static str> {
+    Some(match (step, errno) {
+        (Step::Listen, Errno::EADDRINUSE) => {
+            "another process listens there: ss -ltnpx shows which; stop it or choose another address"
+        }
+        (Step::Listen, Errno::EADDRNOTAVAIL) => {
+            "this machine has no such address: ip addr shows which it has"
+        }
+        (Step::Listen, Errno::EACCES | Errno::EPERM) => {
+            "a port below 1024, or a directory, needs root: let systemd open the socket, or choose another"
+        }
+        (Step::Listen, Errno::ENOENT) => "create the directory of the socket first",
+        (Step::Sources, Errno::ELOOP) => {
+            "a symbolic link is in the path: write the path it leads to"
+        }
+        (Step::Sources, Errno::ENOENT) => "create it, or mend the path",
+        (Step::Sources, Errno::EACCES) => {
+            "gosandbox itself may not reach it: check the directories above"
+        }
+        (Step::Sources, Errno::ENODEV) => {
+            "it is not the device it should be: recreate it with mknod"
+        }
+        (Step::Clone, Errno::ENOSPC | Errno::EUSERS) => {
+            "user namespaces are used up or switched off: raise user.max_user_namespaces with sysctl"
+        }
+        (Step::Clone, Errno::EPERM) => {
+            "user namespaces are not for unprivileged users here: see kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns, or run as root"
+        }
+        (Step::Clone, Errno::EAGAIN) => {
+            "too many processes: see ulimit -u and the pids.max of the cgroup above"
+        }
+        (Step::Clone, Errno::EINVAL | Errno::ENOSYS) => {
+            "this kernel is too old or lacks a namespace: 5.14 at least; gosandbox check says more"
+        }
+        (Step::Clone, Errno::EBUSY) => {
+            "the cgroup has controllers enabled for children: something else manages it"
+        }
+        (Step::IdMap, Errno::EPERM) => {
+            "the id maps may not be written: inside a container, give it CAP_SETUID and CAP_SETGID; on Ubuntu, an AppArmor profile with userns"
+        }
+        (
+            Step::Trees | Step::Hostname | Step::Propagation | Step::Rootfs,
+            Errno::EPERM | Errno::EACCES,
+        ) => {
+            "capabilities in a new user namespace are taken away here: kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile with userns"
+        }
+        (Step::Trees, Errno::ESTALE) => "it was replaced while it was being opened: start again",
+        (Step::Proc, Errno::EPERM) => {
+            "/proc of this system is partly covered, so the kernel refuses a fresh one: remove ProtectKernelTunables=, ProtectKernelLogs= and the like, or unmask the container's /proc"
+        }
+        (Step::Binds, Errno::ENOENT) => "its target lies in another bind: create it there",
+        (Step::Binds, Errno::ENOTDIR | Errno::EISDIR) => {
+            "a file can only be bound over a file and a directory over a directory"
+        }
+        (Step::Limits, Errno::EPERM) => {
+            "the hard limit here is lower: raise LimitNOFILE= of the unit or ulimit -Hn"
+        }
+        (Step::Workdir, Errno::ENOENT) => "process.workdir is a path inside: create it by a bind",
+        (Step::Workdir, Errno::EACCES) => "the tenant may not enter it: check owner and mode",
+        (Step::Filter, Errno::EINVAL | Errno::ENOSYS) => "this kernel lacks CONFIG_SECCOMP_FILTER",
+        (Step::Exec, Errno::EACCES) => {
+            "the tenant may not execute it: chmod a+rx; a noexec file system stays noexec"
+        }
+        (Step::Exec, Errno::ENOENT) => {
+            "its interpreter is not inside: build it static with CGO_ENABLED=0"
+        }
+        (Step::Exec, Errno::ENOEXEC) => "not a binary for this machine",
+        (Step::Cgroup, Errno::EACCES | Errno::EPERM | Errno::EROFS) => {
+            "the cgroup is not ours to divide: a unit needs Delegate=yes"
+        }
+        (Step::Cgroup, Errno::EBUSY) => {
+            "other processes sit in the cgroup that is to be divided: start gosandbox in one of its own"
+        }
+        (Step::Cgroup, Errno::ENOENT) => {
+            "its controller is not enabled: see cgroup.subtree_control above it"
+        }
+        (Step::Cgroup, Errno::ENOSPC | Errno::EAGAIN) => {
+            "too many cgroups: see cgroup.max.descendants above it"
+        }
+        _ => return None,
+    })
+}

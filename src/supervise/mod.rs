@@ -1,0 +1,9 @@
+//! From the clone to the end of the tenant: a pure state machine, and the loop
+//! that performs what it decides.
+
+mod relay;
+mod run;
+mod state;
+
+pub use run::{Outcome, Signals, supervise};
+pub use state::{Action, End, Event, Kill, State, next};

@@ -1,0 +1,181 @@
+//! What happens when: `next(state, event, now) -> (state, actions)`. No file,
+//! no clock, no signal; the loop in `run` brings the events and performs the
+//! actions.
+
+use std::time::{Duration, Instant};
+
+use crate::spawn::Failure;
+use crate::sys::process::Exit;
+
+/// Where a tenant is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Init goes through the set-up steps.
+    Starting,
+    /// The binary runs.
+    Running,
+    /// It was asked to end and has until then.
+    Stopping {
+        /// When it will be killed.
+        deadline: Instant,
+    },
+    /// Everything was killed; the kernel is still at it.
+    Killing {
+        /// Why.
+        why: Kill,
+    },
+    /// The app has ended; the rest of its sandbox is about to.
+    Exiting {
+        /// How.
+        exit: Exit,
+    },
+    /// A set-up step failed; init is about to end.
+    Failing {
+        /// Which.
+        failure: Failure,
+    },
+    /// Nothing of it is left.
+    Ended(End),
+}
+
+/// Why everything was killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kill {
+    /// The time to end by itself was over, or somebody was in a hurry.
+    Forced,
+    /// It was to end before it ran.
+    Cancelled {
+        /// The signal that said so.
+        signal: i32,
+    },
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// By itself.
+    App(Exit),
+    /// Init went without a word: killed from outside, or by the kernel for want
+    /// of memory.
+    Lost,
+    /// It was killed by us.
+    Killed(Kill),
+    /// It never ran.
+    Failed(Failure),
+}
+
+/// What can happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The binary runs.
+    Started,
+    /// A set-up step failed.
+    SetupFailed(Failure),
+    /// Init says how the app ended.
+    AppExited(Exit),
+    /// Init has ended, and with it the pid namespace.
+    InitGone,
+    /// The supervisor got a signal.
+    Signal(i32),
+    /// The deadline of the state is over.
+    Deadline,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send this signal to the app.
+    Forward(i32),
+    /// Kill everything in the sandbox.
+    KillAll,
+    /// Tell the service manager: READY=1.
+    NotifyReady,
+    /// Tell the service manager: STOPPING=1.
+    NotifyStopping,
+}
+
+impl State {
+    /// When [`Event::Deadline`] is due.
+    pub fn deadline(self) -> Option<Instant> {
+        match self {
+            Self::Stopping { deadline } => Some(deadline),
+            Self::Starting
+            | Self::Running
+            | Self::Killing { .. }
+            | Self::Exiting { .. }
+            | Self::Failing { .. }
+            | Self::Ended(_) => None,
+        }
+    }
+}
+
+/// The state after `event` at `now`, and what has to be done. `grace` is the
+/// time between SIGTERM and the forced end.
+pub fn next(state: State, event: Event, now: Instant, grace: Duration) -> (State, Vec<Action>) {
+    use Action::{Forward, KillAll, NotifyReady, NotifyStopping};
+    use Event::{AppExited, Deadline, InitGone, SetupFailed, Signal, Started};
+    use libc::{SIGCONT, SIGINT, SIGTERM};
+
+    let stay = (state, Vec::new());
+    match state {
+        State::Starting => match event {
+            Started => (State::Running, vec![NotifyReady]),
+            SetupFailed(failure) => (State::Failing { failure }, vec![]),
+            // It ran and ended so fast that this comes first.
+            AppExited(exit) => (State::Exiting { exit }, vec![]),
+            InitGone => (State::Ended(End::Lost), vec![]),
+            Signal(signal @ (SIGTERM | SIGINT)) => (
+                State::Killing {
+                    why: Kill::Cancelled { signal },
+                },
+                vec![KillAll],
+            ),
+            // Init holds it until there is an app.
+            Signal(signal) => (state, vec![Forward(signal)]),
+            Deadline => stay,
+        },
+        State::Running => match event {
+            AppExited(exit) => (State::Exiting { exit }, vec![]),
+            InitGone => (State::Ended(End::Lost), vec![]),
+            // A stopped process hears nothing until it is continued.
+            Signal(SIGTERM | SIGINT) => (
+                State::Stopping {
+                    deadline: now + grace,
+                },
+                vec![NotifyStopping, Forward(SIGTERM), Forward(SIGCONT)],
+            ),
+            Signal(signal) => (state, vec![Forward(signal)]),
+            Started | SetupFailed(_) | Deadline => stay,
+        },
+        State::Stopping { .. } => match event {
+            AppExited(exit) => (State::Exiting { exit }, vec![]),
+            InitGone => (State::Ended(End::Lost), vec![]),
+            // Asked twice by hand: at once.
+            Signal(SIGINT) | Deadline => (State::Killing { why: Kill::Forced }, vec![KillAll]),
+            Signal(SIGTERM) => stay,
+            Signal(signal) => (state, vec![Forward(signal)]),
+            Started | SetupFailed(_) => stay,
+        },
+        State::Killing { why } => match event {
+            InitGone => (State::Ended(End::Killed(why)), vec![]),
+            // Its last word before SIGKILL came: it ended by itself.
+            AppExited(exit) => (State::Exiting { exit }, vec![]),
+            Started | SetupFailed(_) | Signal(_) | Deadline => stay,
+        },
+        State::Exiting { exit } => match event {
+            InitGone => (State::Ended(End::App(exit)), vec![]),
+            Started | SetupFailed(_) | AppExited(_) | Signal(_) | Deadline => stay,
+        },
+        State::Failing { failure } => match event {
+            InitGone => (State::Ended(End::Failed(failure)), vec![]),
+            Started | SetupFailed(_) | AppExited(_) | Signal(_) | Deadline => stay,
+        },
+        State::Ended(_) => match event {
+            Started | SetupFailed(_) | AppExited(_) | InitGone | Signal(_) | Deadline => stay,
+        },
+    }
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

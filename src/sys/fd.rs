@@ -1,0 +1,94 @@
+//! Descriptors: what `std::os::fd` and `nix` leave out.
+
+use std::ffi::CString;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+
+use super::check;
+
+/// Closes every descriptor from `first` to `last`, both included:
+/// close_range(2), Linux 5.9. An empty range is nothing to do.
+pub fn close_between(first: u32, last: u32) -> Result<(), Errno> {
+    if first > last {
+        return Ok(());
+    }
+    // SAFETY: close_range takes three integers and no pointer. Callers are
+    // about to exec or are the sandbox's init, which never runs a destructor;
+    // no OwnedFd in the range is used again.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0u32) }).map(drop)
+}
+
+/// Closes every descriptor from `first` on.
+pub fn close_from(first: u32) -> Result<(), Errno> {
+    close_between(first, u32::MAX)
+}
+
+/// Puts a copy of `from` at the number `to`, which survives exec: dup3(2)
+/// without O_CLOEXEC.
+///
+/// EINVAL where `from` and `to` are the same number.
+pub fn dup_onto(from: RawFd, to: RawFd) -> Result<(), Errno> {
+    // SAFETY: dup3 takes integers. What was open at `to` is closed; the callers
+    // lay out the descriptors of a process that is about to exec.
+    check(unsafe { libc::syscall(libc::SYS_dup3, from, to, 0) }).map(drop)
+}
+
+/// A copy of `fd` at the lowest free number not below `floor`, close-on-exec:
+/// fcntl(2), F_DUPFD_CLOEXEC.
+pub fn dup_above(fd: RawFd, floor: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: F_DUPFD_CLOEXEC takes an integer argument.
+    let new = check(unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, floor) })?;
+    let new = RawFd::try_from(new).map_err(|_| Errno::EOVERFLOW)?;
+    // SAFETY: the kernel has just made this descriptor, ours alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(new) })
+}
+
+/// Takes ownership of a descriptor that this process was given by number, such
+/// as one of LISTEN_FDS.
+///
+/// EBADF where no such descriptor is open.
+pub fn adopt(fd: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: F_GETFD takes no pointer; it only asks whether `fd` is open.
+    check(unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_GETFD) })?;
+    // SAFETY: `fd` is open, as was just asked. It was given to this process by
+    // number (sd_listen_fds(3)), so nothing else in it owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Lends the open descriptor `fd` to `f`. EBADF where none is open.
+pub fn with_borrowed<T>(fd: RawFd, f: impl FnOnce(BorrowedFd<'_>) -> T) -> Result<T, Errno> {
+    // SAFETY: F_GETFD takes no pointer; it only asks whether `fd` is open.
+    check(unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_GETFD) })?;
+    // SAFETY: `fd` is open, as was just asked, and this process has one thread,
+    // so it stays open while `f` runs.
+    Ok(f(unsafe { BorrowedFd::borrow_raw(fd) }))
+}
+
+/// Writes `bytes` to the descriptor `fd`: write(2). For init, whose one
+/// descriptor has no owner.
+pub fn write(fd: RawFd, bytes: &[u8]) -> Result<(), Errno> {
+    // SAFETY: the pointer and length are of `bytes`, which outlives the call.
+    check(unsafe { libc::syscall(libc::SYS_write, fd, bytes.as_ptr(), bytes.len()) }).map(drop)
+}
+
+/// The value of an extended attribute, up to 64 bytes: getxattr(2).
+pub fn extended_attribute(path: &std::path::Path, name: &str) -> Result<Vec<u8>, Errno> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+    let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
+    let mut value = vec![0u8; 64];
+    // SAFETY: both names are NUL-terminated and `value` has the size passed; all
+    // outlive the call.
+    let length = unsafe {
+        libc::getxattr(
+            path.as_ptr(),
+            name.as_ptr(),
+            value.as_mut_ptr().cast(),
+            value.len(),
+        )
+    };
+    let length = check(length as libc::c_long)?;
+    value.truncate(usize::try_from(length).unwrap_or(0));
+    Ok(value)
+}

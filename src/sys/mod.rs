@@ -1,0 +1,23 @@
+//! Every `unsafe` line of the program, one file a kernel facility.
+//!
+//! What lives here are the system calls that neither `std` nor `nix` offers as
+//! a safe function. Nothing in here imports anything of this crate, allocates,
+//! or decides: each function is one call and its errno. All of it may be used
+//! between clone and exec.
+
+#![allow(unsafe_code)]
+
+pub mod fd;
+pub mod mount;
+pub mod net;
+pub mod privilege;
+pub mod process;
+pub mod seccomp;
+pub mod signal;
+
+use nix::errno::Errno;
+
+/// Turns the return value of a raw system call into a `Result`.
+fn check(ret: libc::c_long) -> Result<libc::c_long, Errno> {
+    if ret < 0 { Err(Errno::last()) } else { Ok(ret) }
+}
