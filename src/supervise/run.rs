@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::backend::SignalDelivery;
@@ -68,13 +69,13 @@ pub fn supervise(
 ) -> io::Result<Outcome> {
     let mut relay = Relay::default();
     let mut state = State::Starting;
-    let mut sources = Sources {
+    let mut open = Open {
         setup: true,
         status: true,
         stderr: true,
     };
     loop {
-        let happened = match wait(running, signals, &mut relay, &mut sources, state) {
+        let happened = match wait(running, signals, &mut relay, &mut open, state) {
             Ok(happened) => happened,
             Err(error) => {
                 running.kill();
@@ -103,11 +104,23 @@ pub fn supervise(
     }
 }
 
-/// Which of the channels are still open.
-struct Sources {
+/// Which of the channels are still open. One that has ended polls ready for
+/// ever, so it is left out.
+struct Open {
     setup: bool,
     status: bool,
     stderr: bool,
+}
+
+/// What can become ready.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Signals,
+    Setup,
+    Status,
+    Stderr,
+    OwnStderr,
+    Init,
 }
 
 /// Waits for the next events, at most until the deadline of `state`. The app's
@@ -116,64 +129,32 @@ fn wait(
     running: &mut Running,
     signals: &mut Signals,
     relay: &mut Relay,
-    sources: &mut Sources,
+    open: &mut Open,
     state: State,
 ) -> io::Result<Vec<Event>> {
-    let stderr = io::stderr();
-    let interest = |wanted: bool, flags| if wanted { flags } else { PollFlags::empty() };
-    let mut fds = [
-        PollFd::new(signals.fd(), PollFlags::POLLIN),
-        PollFd::new(running.init.as_fd(), PollFlags::POLLIN),
-        PollFd::new(running.setup(), interest(sources.setup, PollFlags::POLLIN)),
-        PollFd::new(
-            running.status(),
-            interest(sources.status, PollFlags::POLLIN),
-        ),
-        PollFd::new(
-            running.stderr.as_fd(),
-            interest(sources.stderr, PollFlags::POLLIN),
-        ),
-        PollFd::new(
-            stderr.as_fd(),
-            interest(relay.is_waiting(), PollFlags::POLLOUT),
-        ),
-    ];
-    let timeout = state.deadline().map_or(PollTimeout::NONE, |deadline| {
-        // Rounded up: a millisecond early would be a turn in vain.
-        let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-        PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-    });
-    match poll(&mut fds, timeout) {
-        Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let ready = fds.map(|fd| fd.revents().is_some_and(|r| !r.is_empty()));
-    let [signalled, gone, setup, status, stderr_in, stderr_out] = ready;
-
     let mut events = Vec::new();
-    if sources.setup && setup {
-        sources.setup = false;
-        events.push(match running.read_setup() {
-            Ok(Setup::Done) => Event::Started,
-            Ok(Setup::Failed(failure)) => Event::SetupFailed(failure),
-            Err(error) => return Err(error.into()),
-        });
-    }
-    if signalled {
-        events.extend(signals.pending().into_iter().map(Event::Signal));
-    }
-    if sources.status && status {
-        sources.status = false;
-        events.extend(running.read_exit().map(Event::AppExited));
-    }
-    if sources.stderr && stderr_in {
-        sources.stderr = relay.fill(running.stderr.as_fd());
-    }
-    if relay.is_waiting() && stderr_out {
-        relay.flush(io::stderr().as_fd());
-    }
-    if gone && sys::process::pidfd_reap(running.init.as_fd())?.is_some() {
-        events.push(Event::InitGone);
+    for source in ready(running, signals, relay, open, state)? {
+        match source {
+            Source::Signals => events.extend(signals.pending().into_iter().map(Event::Signal)),
+            Source::Setup => {
+                open.setup = false;
+                events.push(match running.read_setup()? {
+                    Setup::Done => Event::Started,
+                    Setup::Failed(failure) => Event::SetupFailed(failure),
+                });
+            }
+            Source::Status => {
+                open.status = false;
+                events.extend(running.read_exit().map(Event::AppExited));
+            }
+            Source::Stderr => open.stderr = relay.fill(running.stderr.as_fd()),
+            Source::OwnStderr => relay.flush(io::stderr().as_fd()),
+            Source::Init => {
+                if sys::process::pidfd_reap(running.init.as_fd())?.is_some() {
+                    events.push(Event::InitGone);
+                }
+            }
+        }
     }
     if state
         .deadline()
@@ -182,6 +163,55 @@ fn wait(
         events.push(Event::Deadline);
     }
     Ok(events)
+}
+
+/// The sources that are ready, in the order of [`Source`].
+fn ready(
+    running: &Running,
+    signals: &Signals,
+    relay: &Relay,
+    open: &Open,
+    state: State,
+) -> io::Result<Vec<Source>> {
+    let stderr = io::stderr();
+    let read = PollFlags::POLLIN;
+    let candidates = [
+        (Source::Signals, true, signals.fd(), read),
+        (Source::Setup, open.setup, running.setup(), read),
+        (Source::Status, open.status, running.status(), read),
+        (Source::Stderr, open.stderr, running.stderr.as_fd(), read),
+        (
+            Source::OwnStderr,
+            relay.is_waiting(),
+            stderr.as_fd(),
+            PollFlags::POLLOUT,
+        ),
+        (Source::Init, true, running.init.as_fd(), read),
+    ];
+    let watched: Vec<_> = candidates
+        .into_iter()
+        .filter(|(_, wanted, ..)| *wanted)
+        .collect();
+    let mut fds: Vec<_> = watched
+        .iter()
+        .map(|(_, _, fd, flags)| PollFd::new(*fd, *flags))
+        .collect();
+    let timeout = state.deadline().map_or(PollTimeout::NONE, |deadline| {
+        // Rounded up: a millisecond early would be a turn in vain.
+        let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+    });
+    match poll(&mut fds, timeout) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let is_ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|r| !r.is_empty());
+    Ok(watched
+        .iter()
+        .zip(&fds)
+        .filter(|(_, fd)| is_ready(fd))
+        .map(|((source, ..), _)| *source)
+        .collect())
 }
 
 fn perform(action: Action, running: &Running, notifier: &Notifier) {
