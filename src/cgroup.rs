@@ -33,10 +33,7 @@ pub struct CgroupError {
 
 impl CgroupError {
     fn at(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
-        move |cause| Self {
-            path: path.to_owned(),
-            cause,
-        }
+        move |cause| Self { path: path.to_owned(), cause }
     }
 
     /// The errno behind it, for the remedy.
@@ -145,8 +142,7 @@ impl Instance {
     /// `oom_kill` of memory.events. `None` where memory is not controlled.
     pub fn oom_kills(&self) -> Option<u64> {
         let text = std::fs::read_to_string(self.path.join("memory.events")).ok()?;
-        text.lines()
-            .find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
+        text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
     }
 }
 
@@ -164,9 +160,8 @@ impl Drop for Instance {
 
 /// Removes `gosandbox/`, the only parent that we make, if no tenant is left.
 fn remove_parent(mount: &Path, tenant: &Path) {
-    if let Some(parent) = tenant
-        .parent()
-        .filter(|p| p.parent() == Some(mount) && p.ends_with("gosandbox"))
+    if let Some(parent) =
+        tenant.parent().filter(|p| p.parent() == Some(mount) && p.ends_with("gosandbox"))
     {
         // EBUSY: another tenant is there.
         drop(std::fs::remove_dir(parent));
@@ -182,12 +177,8 @@ fn make(path: &Path) -> Result<(), CgroupError> {
 
 fn write(path: &Path, text: &str) -> Result<(), CgroupError> {
     // No O_CREAT: in a cgroup directory a missing file is a missing controller.
-    let mut file = OpenOptions::new()
-        .write(true)
-        .open(path)
-        .map_err(CgroupError::at(path))?;
-    file.write_all(text.as_bytes())
-        .map_err(CgroupError::at(path))
+    let mut file = OpenOptions::new().write(true).open(path).map_err(CgroupError::at(path))?;
+    file.write_all(text.as_bytes()).map_err(CgroupError::at(path))
 }
 
 /// Enables `controllers` for the children of `dir`; those that are, stay.
@@ -199,11 +190,7 @@ fn enable(dir: &Path, controllers: &[&str]) -> Result<(), CgroupError> {
         .filter(|c| !enabled.split_whitespace().any(|e| e == **c))
         .map(|c| format!("+{c}"))
         .collect();
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        write(&path, &missing.join(" "))
-    }
+    if missing.is_empty() { Ok(()) } else { write(&path, &missing.join(" ")) }
 }
 
 /// Writes the limits that are given; each failure is an error, none is skipped.
@@ -216,35 +203,22 @@ fn limit(dir: &Path, limits: &ResourceLimits) -> Result<(), CgroupError> {
                 .source()
                 .and_then(|e| e.downcast_ref::<io::Error>())
                 .and_then(io::Error::raw_os_error)
-                .map_or_else(
-                    || io::Error::other(error.to_string()),
-                    io::Error::from_raw_os_error,
-                );
+                .map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error);
             CgroupError { path, cause }
         }
     };
     let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let memory = MemController::new(dir.to_owned(), true);
     if let Some(max) = limits.memory_max {
-        memory
-            .set_limit(signed(max))
-            .map_err(failed("memory.max"))?;
+        memory.set_limit(signed(max)).map_err(failed("memory.max"))?;
     }
     if let Some(high) = limits.memory_high {
-        let high = SetMemory {
-            high: Some(MaxValue::Value(signed(high))),
-            ..SetMemory::default()
-        };
+        let high = SetMemory { high: Some(MaxValue::Value(signed(high))), ..SetMemory::default() };
         memory.set_mem(high).map_err(failed("memory.high"))?;
     }
     // A kernel without swap accounting has no such file, and no swap to limit.
-    if let Some(swap) = limits
-        .swap_max
-        .filter(|_| dir.join("memory.swap.max").exists())
-    {
-        memory
-            .set_memswap_limit(signed(swap))
-            .map_err(failed("memory.swap.max"))?;
+    if let Some(swap) = limits.swap_max.filter(|_| dir.join("memory.swap.max").exists()) {
+        memory.set_memswap_limit(signed(swap)).map_err(failed("memory.swap.max"))?;
     }
     let cpu = CpuController::new(dir.to_owned(), true);
     if let Some(quota) = limits.cpu_quota_us {
@@ -252,8 +226,7 @@ fn limit(dir: &Path, limits: &ResourceLimits) -> Result<(), CgroupError> {
             .map_err(failed("cpu.max"))?;
     }
     if let Some(weight) = limits.cpu_weight {
-        cpu.set_shares(u64::from(weight))
-            .map_err(failed("cpu.weight"))?;
+        cpu.set_shares(u64::from(weight)).map_err(failed("cpu.weight"))?;
     }
     if let Some(pids) = limits.pids_max {
         PidController::new(dir.to_owned(), true)
@@ -267,10 +240,7 @@ fn limit(dir: &Path, limits: &ResourceLimits) -> Result<(), CgroupError> {
 fn remove_leftovers(tenant: &Path) -> Result<(), CgroupError> {
     let deadline = Instant::now() + LEFTOVER_DEADLINE;
     let entries = std::fs::read_dir(tenant).map_err(CgroupError::at(tenant))?;
-    for entry in entries
-        .flatten()
-        .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
-    {
+    for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
         let path = entry.path();
         loop {
             match std::fs::remove_dir(&path) {
@@ -298,10 +268,7 @@ fn wait_empty(path: &Path, deadline: Instant) -> Result<(), CgroupError> {
         }
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         // A change of the file is an exceptional condition: cgroup-v2.rst.
-        poll(
-            &mut [PollFd::new(file.as_fd(), PollFlags::POLLPRI)],
-            timeout,
-        )
-        .map_err(|e| CgroupError::at(&events)(e.into()))?;
+        poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLPRI)], timeout)
+            .map_err(|e| CgroupError::at(&events)(e.into()))?;
     }
 }

@@ -69,21 +69,12 @@ impl FromStr for ByteSize {
             "G" | "GiB" => 30,
             "T" | "TiB" => 40,
             _ => {
-                return bad(format!(
-                    "size {text:?}: write a number and K, M, G or T, as in 512M"
-                ));
+                return bad(format!("size {text:?}: write a number and K, M, G or T, as in 512M"));
             }
         };
-        number
-            .parse::<u64>()
-            .ok()
-            .and_then(|n| n.checked_mul(1 << shift))
-            .map(Self)
-            .ok_or_else(|| {
-                BadValue(format!(
-                    "size {text:?}: write a number and K, M, G or T, as in 512M"
-                ))
-            })
+        number.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift)).map(Self).ok_or_else(
+            || BadValue(format!("size {text:?}: write a number and K, M, G or T, as in 512M")),
+        )
     }
 }
 
@@ -143,9 +134,7 @@ impl FromStr for CpuQuota {
     fn from_str(text: &str) -> Result<Self, BadValue> {
         match text.parse::<f64>() {
             Ok(cpus) => Self::from_cpus(cpus),
-            Err(_) => bad(format!(
-                "cpu {text:?}: write a number of processors, as in 1.5"
-            )),
+            Err(_) => bad(format!("cpu {text:?}: write a number of processors, as in 1.5")),
         }
     }
 }
@@ -173,11 +162,7 @@ impl FromStr for Span {
             "h" => 3_600_000,
             _ => 0,
         };
-        match number
-            .parse::<u64>()
-            .ok()
-            .and_then(|n| n.checked_mul(millis))
-        {
+        match number.parse::<u64>().ok().and_then(|n| n.checked_mul(millis)) {
             // A week is longer than any stop; more would be a slip of the pen.
             Some(ms) if millis != 0 && ms <= 7 * 24 * 3_600_000 => {
                 Ok(Self(Duration::from_millis(ms)))
@@ -192,11 +177,7 @@ impl FromStr for Span {
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = self.0.as_millis();
-        if ms.is_multiple_of(1000) {
-            write!(f, "{}s", ms / 1000)
-        } else {
-            write!(f, "{ms}ms")
-        }
+        if ms.is_multiple_of(1000) { write!(f, "{}s", ms / 1000) } else { write!(f, "{ms}ms") }
     }
 }
 
@@ -285,20 +266,9 @@ mod tests {
         for good in ["a", "acme", "a-1", "0", &"x".repeat(63)] {
             assert_eq!(good.parse::<Tenant>().unwrap().as_str(), good);
         }
-        for wrong in [
-            "",
-            "-a",
-            "a-",
-            "A",
-            "a_b",
-            "a.b",
-            "a/b",
-            "..",
-            "a b",
-            "ä",
-            "a\n",
-            &"x".repeat(64),
-        ] {
+        for wrong in
+            ["", "-a", "a-", "A", "a_b", "a.b", "a/b", "..", "a b", "ä", "a\n", &"x".repeat(64)]
+        {
             assert!(wrong.parse::<Tenant>().is_err(), "{wrong:?}");
         }
     }
@@ -318,28 +288,16 @@ mod tests {
             assert_eq!(size.0, bytes);
             assert_eq!(size.to_string(), shown);
         }
-        for wrong in [
-            "",
-            "M",
-            "1.5G",
-            "-1",
-            "1X",
-            "1 M",
-            "99999999999999999999",
-            "17179869184G",
-        ] {
+        for wrong in ["", "M", "1.5G", "-1", "1X", "1 M", "99999999999999999999", "17179869184G"] {
             assert!(wrong.parse::<ByteSize>().is_err(), "{wrong:?}");
         }
     }
 
     #[test]
     fn quotas_round_up_to_whole_processors() {
-        for (text, us, ceil) in [
-            ("2", 200_000, 2),
-            ("0.5", 50_000, 1),
-            ("1.5", 150_000, 2),
-            ("0.01", 1000, 1),
-        ] {
+        for (text, us, ceil) in
+            [("2", 200_000, 2), ("0.5", 50_000, 1), ("1.5", 150_000, 2), ("0.01", 1000, 1)]
+        {
             let quota: CpuQuota = text.parse().unwrap();
             assert_eq!((quota.quota_us(), quota.ceil()), (us, ceil));
             assert_eq!(quota.to_string(), text);
@@ -369,9 +327,6 @@ mod tests {
 
     #[test]
     fn foreign_text_cannot_steer_a_terminal() {
-        assert_eq!(
-            escape("a\x1b[2Jb\r\n\u{202e}é"),
-            "a\\u{1b}[2Jb\\r\\n\\u{202e}é"
-        );
+        assert_eq!(escape("a\x1b[2Jb\r\n\u{202e}é"), "a\\u{1b}[2Jb\\r\\n\\u{202e}é");
     }
 }

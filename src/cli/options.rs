@@ -89,9 +89,7 @@ pub struct TenantOptions {
 
 fn parse_need(text: &str) -> Result<Need, String> {
     match text.split_once('=') {
-        Some(("cgroup", need)) => need
-            .parse()
-            .map_err(|e: crate::value::BadValue| e.to_string()),
+        Some(("cgroup", need)) => need.parse().map_err(|e: crate::value::BadValue| e.to_string()),
         _ => Err("write cgroup=strict or cgroup=best-effort".to_owned()),
     }
 }
@@ -116,14 +114,8 @@ impl TenantOptions {
     /// Reads policies, binary and machine, and makes the plan. `record` lets it
     /// write the tenant's id down.
     pub(super) fn resolve(&self, roots: &Roots, record: bool) -> Result<Known, Refusal> {
-        let failed = |line: String| Refusal {
-            line,
-            status: Status::FAILED,
-        };
-        let (name, args) = self
-            .command
-            .split_first()
-            .ok_or_else(|| failed("no binary".into()))?;
+        let failed = |line: String| Refusal { line, status: Status::FAILED };
+        let (name, args) = self.command.split_first().ok_or_else(|| failed("no binary".into()))?;
         if name.to_string_lossy().starts_with('-') {
             return Err(failed(format!(
                 "{}: no such flag (see gosandbox run --help)",
@@ -158,18 +150,9 @@ impl TenantOptions {
         };
         let plan = resolve(&request, &host, &binary).map_err(|e| Refusal {
             line: format!("tenant {tenant}: {e}"),
-            status: if e.refused {
-                Status::REFUSED
-            } else {
-                Status::FAILED
-            },
+            status: if e.refused { Status::REFUSED } else { Status::FAILED },
         })?;
-        Ok(Known {
-            request,
-            binary,
-            file,
-            plan,
-        })
+        Ok(Known { request, binary, file, plan })
     }
 
     /// `--tenant`, or the binary's name where that can be one.
@@ -207,10 +190,7 @@ impl TenantOptions {
         file.network.listen = some(&self.listen);
         file.lifecycle.grace = self.grace;
         file.require.cgroup = self.require.last().copied();
-        Layer {
-            source: Source::Flags,
-            file,
-        }
+        Layer { source: Source::Flags, file }
     }
 }
 
@@ -224,19 +204,12 @@ fn open_binary(
         status,
     };
     let (file, real) = host::open_binary(path, privileged).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => refuse(
-            "no such file (a path, not a name to be searched for)".into(),
-            Status::NOT_FOUND,
-        ),
+        std::io::ErrorKind::NotFound => {
+            refuse("no such file (a path, not a name to be searched for)".into(), Status::NOT_FOUND)
+        }
         _ => {
             let text = e.to_string();
-            refuse(
-                text.split(" (os error")
-                    .next()
-                    .unwrap_or_default()
-                    .to_owned(),
-                Status::REFUSED,
-            )
+            refuse(text.split(" (os error").next().unwrap_or_default().to_owned(), Status::REFUSED)
         }
     })?;
     let facts = golang::read(&file, &real).map_err(|e| refuse(e.to_string(), Status::REFUSED))?;

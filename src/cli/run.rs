@@ -33,19 +33,12 @@ pub(super) fn run(options: &TenantOptions) -> Status {
     }
     let plan = &known.plan;
     for missing in &plan.missing {
-        say(format_args!(
-            "tenant {}: goes without {missing}",
-            plan.tenant
-        ));
+        say(format_args!("tenant {}: goes without {missing}", plan.tenant));
     }
     match start_and_watch(&known) {
         Ok(outcome) => finish(plan, outcome),
         Err(error) => {
-            let status = if error.is_exec() {
-                Status::REFUSED
-            } else {
-                Status::FAILED
-            };
+            let status = if error.is_exec() { Status::REFUSED } else { Status::FAILED };
             say(error);
             status
         }
@@ -61,10 +54,7 @@ fn start_and_watch(known: &Known) -> Result<Outcome, StartError> {
     // until it can be acted on.
     let mut signals = Signals::catch().map_err(|e| fail(Step::State, "signals", errno(&e)))?;
     let mut state = lock(plan)?;
-    let binary = known
-        .file
-        .try_clone()
-        .map_err(|e| fail(Step::Open, "", errno(&e)))?;
+    let binary = known.file.try_clone().map_err(|e| fail(Step::Open, "", errno(&e)))?;
     let sockets = listen::open(&plan.listeners)
         .map_err(|e| fail(Step::Listen, &e.address, errno(&e.cause)).because(&e.cause))?;
     announce(&sockets);
@@ -108,11 +98,9 @@ fn lock(plan: &Plan) -> Result<Option<StateFile>, StartError> {
     let Some(dir) = state_file::directory(root, |name| std::env::var_os(name)) else {
         return Ok(None);
     };
-    StateFile::acquire(&dir, &plan.tenant)
-        .map(Some)
-        .map_err(|e| {
-            StartError::new(&plan.tenant, Step::State, "", Errno::EBUSY).saying(e.to_string())
-        })
+    StateFile::acquire(&dir, &plan.tenant).map(Some).map_err(|e| {
+        StartError::new(&plan.tenant, Step::State, "", Errno::EBUSY).saying(e.to_string())
+    })
 }
 
 fn record(
@@ -159,16 +147,10 @@ fn explain(plan: &Plan, failure: Failure) -> StartError {
         | Step::Scratch
         | Step::Binds
         | Step::Binary
-        | Step::Trees => plan
-            .rootfs
-            .get(index)
-            .map(|op| op.object())
-            .unwrap_or_default(),
-        Step::Limits => plan
-            .rlimits
-            .get(index)
-            .map(|l| l.resource.label().to_owned())
-            .unwrap_or_default(),
+        | Step::Trees => plan.rootfs.get(index).map(|op| op.object()).unwrap_or_default(),
+        Step::Limits => {
+            plan.rlimits.get(index).map(|l| l.resource.label().to_owned()).unwrap_or_default()
+        }
         Step::Workdir => plan.workdir.display().to_string(),
         Step::Exec => plan.binary.display().to_string(),
         _ => String::new(),
@@ -202,25 +184,18 @@ fn finish(plan: &Plan, outcome: Outcome) -> Status {
         End::App(Exit::Code(code)) => Status::Code(code),
         End::App(Exit::Signal(signal)) => {
             if out_of_memory.is_none() {
-                say(format_args!(
-                    "tenant {tenant}: ended by signal {signal}{}",
-                    name(signal)
-                ));
+                say(format_args!("tenant {tenant}: ended by signal {signal}{}", name(signal)));
             }
             Status::Signal(signal)
         }
         End::Lost => {
             if out_of_memory.is_none() {
-                say(format_args!(
-                    "tenant {tenant}: killed from outside the sandbox"
-                ));
+                say(format_args!("tenant {tenant}: killed from outside the sandbox"));
             }
             Status::Signal(libc::SIGKILL)
         }
         End::Killed(Kill::Forced) => {
-            say(format_args!(
-                "tenant {tenant}: killed: it did not end by itself"
-            ));
+            say(format_args!("tenant {tenant}: killed: it did not end by itself"));
             Status::Code(137)
         }
         End::Killed(Kill::Cancelled { signal }) => Status::Signal(signal),
@@ -255,19 +230,8 @@ fn run_in_scope(plan: &Plan) -> Status {
         command.arg("--user");
     }
     let error = command
-        .args([
-            "--scope",
-            "--quiet",
-            "--collect",
-            "-p",
-            "Delegate=yes",
-            "--slice=gosandbox.slice",
-        ])
-        .arg(format!(
-            "--unit=gosandbox-{}-{}",
-            plan.tenant,
-            std::process::id()
-        ))
+        .args(["--scope", "--quiet", "--collect", "-p", "Delegate=yes", "--slice=gosandbox.slice"])
+        .arg(format!("--unit=gosandbox-{}-{}", plan.tenant, std::process::id()))
         .arg("--")
         .arg(own)
         .args(std::env::args_os().skip(1))

@@ -57,9 +57,8 @@ pub fn read(file: &File, path: &Path) -> Result<BinaryFacts, ElfError> {
     if kind != elf::ET_EXEC && kind != elf::ET_DYN {
         return Err(ElfError::Type(kind.0));
     }
-    let segments = header
-        .program_headers(endian, data)
-        .map_err(|_| ElfError::Damaged("program headers"))?;
+    let segments =
+        header.program_headers(endian, data).map_err(|_| ElfError::Damaged("program headers"))?;
     let mut interpreter = None;
     for segment in segments {
         if segment.p_type(endian) == elf::PT_INTERP {
@@ -67,9 +66,8 @@ pub fn read(file: &File, path: &Path) -> Result<BinaryFacts, ElfError> {
             if size > MAX_PATH {
                 return Err(ElfError::Damaged("interpreter"));
             }
-            let bytes = data
-                .read_bytes_at(offset, size)
-                .map_err(|()| ElfError::Damaged("interpreter"))?;
+            let bytes =
+                data.read_bytes_at(offset, size).map_err(|()| ElfError::Damaged("interpreter"))?;
             let text = bytes.split(|&b| b == 0).next().unwrap_or_default();
             interpreter = Some(PathBuf::from(
                 std::str::from_utf8(text).map_err(|_| ElfError::Damaged("interpreter"))?,
@@ -96,9 +94,7 @@ fn go_version<'data>(
     let sections = header.sections(endian, data).ok()?;
     let (_, section) = sections.section_by_name(endian, b".go.buildinfo")?;
     let (offset, size) = section.file_range(endian)?;
-    let bytes = data
-        .read_bytes_at(offset, size.min(32 + 10 + MAX_VERSION as u64))
-        .ok()?;
+    let bytes = data.read_bytes_at(offset, size.min(32 + 10 + MAX_VERSION as u64)).ok()?;
     if !bytes.starts_with(MAGIC) {
         return None;
     }
@@ -108,10 +104,7 @@ fn go_version<'data>(
     // A varint, of which no honest version needs more than two bytes.
     let (length, start) = match *bytes.get(32)? {
         low @ 0..=0x7f => (usize::from(low), 33),
-        low => (
-            usize::from(low & 0x7f) | usize::from(bytes.get(33)? & 0x7f) << 7,
-            34,
-        ),
+        low => (usize::from(low & 0x7f) | usize::from(bytes.get(33)? & 0x7f) << 7, 34),
     };
     if length > MAX_VERSION {
         return None;

@@ -41,19 +41,10 @@ mod tests {
 
     #[test]
     fn quotas_become_processors() {
-        for (quota, cpus, procs) in [
-            ("2", 8, 2),
-            ("0.5", 8, 2),
-            ("2.5", 8, 3),
-            ("16", 8, 8),
-            ("1", 1, 1),
-            ("4", 0, 1),
-        ] {
-            assert_eq!(
-                max_procs(quota.parse().unwrap(), cpus),
-                procs,
-                "{quota} of {cpus}"
-            );
+        for (quota, cpus, procs) in
+            [("2", 8, 2), ("0.5", 8, 2), ("2.5", 8, 3), ("16", 8, 8), ("1", 1, 1), ("4", 0, 1)]
+        {
+            assert_eq!(max_procs(quota.parse().unwrap(), cpus), procs, "{quota} of {cpus}");
         }
     }
 }

@@ -34,9 +34,7 @@ pub fn allocate(roots: &Roots, tenant: &Tenant) -> Result<IdFact, HostError> {
         .mode(0o755)
         .create(dir)
         .map_err(|e| HostError::new(dir.display(), e))?;
-    let data = dir
-        .symlink_metadata()
-        .map_err(|e| HostError::new(dir.display(), e))?;
+    let data = dir.symlink_metadata().map_err(|e| HostError::new(dir.display(), e))?;
     if !data.is_dir() || data.mode() & 0o022 != 0 || data.uid() != nix::unistd::geteuid().as_raw() {
         return Err(HostError::new(
             dir.display(),
@@ -63,10 +61,7 @@ pub fn allocate(roots: &Roots, tenant: &Tenant) -> Result<IdFact, HostError> {
         file.write_all(line.as_bytes()).map_err(|e| object(&e))?;
         file.sync_all().map_err(|e| object(&e))?;
     }
-    Ok(IdFact {
-        recorded: true,
-        ..fact
-    })
+    Ok(IdFact { recorded: true, ..fact })
 }
 
 /// The id of `tenant`, or the one it would get.
@@ -78,8 +73,7 @@ pub fn look_up(roots: &Roots, tenant: &Tenant) -> Result<IdFact, HostError> {
     let mut text = String::new();
     match File::open(&path) {
         Ok(mut file) => {
-            file.read_to_string(&mut text)
-                .map_err(|e| HostError::new(path.display(), e))?;
+            file.read_to_string(&mut text).map_err(|e| HostError::new(path.display(), e))?;
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
         Err(e) => return Err(HostError::new(path.display(), e)),
@@ -90,14 +84,9 @@ pub fn look_up(roots: &Roots, tenant: &Tenant) -> Result<IdFact, HostError> {
 fn choose(record: &str, tenant: &Tenant, roots: &Roots) -> Result<IdFact, HostError> {
     let place = roots.state.join(FILE);
     let mut next = *RANGE.start();
-    for (number, line) in record
-        .lines()
-        .enumerate()
-        .filter(|(_, line)| !line.is_empty())
-    {
-        let parsed = line
-            .split_once(' ')
-            .and_then(|(name, id)| Some((name, id.parse::<u32>().ok()?)));
+    for (number, line) in record.lines().enumerate().filter(|(_, line)| !line.is_empty()) {
+        let parsed =
+            line.split_once(' ').and_then(|(name, id)| Some((name, id.parse::<u32>().ok()?)));
         let Some((name, id)) = parsed.filter(|(_, id)| RANGE.contains(id)) else {
             return Err(HostError::new(
                 format!("{}:{}", place.display(), number + 1),
@@ -105,10 +94,7 @@ fn choose(record: &str, tenant: &Tenant, roots: &Roots) -> Result<IdFact, HostEr
             ));
         };
         if name == tenant.as_str() {
-            return Ok(IdFact {
-                id: HostUid(id),
-                recorded: true,
-            });
+            return Ok(IdFact { id: HostUid(id), recorded: true });
         }
         next = next.max(id.saturating_add(1));
     }
@@ -119,15 +105,9 @@ fn choose(record: &str, tenant: &Tenant, roots: &Roots) -> Result<IdFact, HostEr
         }
     }
     if !RANGE.contains(&next) {
-        return Err(HostError::new(
-            place.display(),
-            "the range of ids is used up",
-        ));
+        return Err(HostError::new(place.display(), "the range of ids is used up"));
     }
-    Ok(IdFact {
-        id: HostUid(next),
-        recorded: false,
-    })
+    Ok(IdFact { id: HostUid(next), recorded: false })
 }
 
 /// Ids that others use: every user and group, and every range handed out to
@@ -135,12 +115,9 @@ fn choose(record: &str, tenant: &Tenant, roots: &Roots) -> Result<IdFact, HostEr
 /// executable has no NSS.
 fn taken_ranges(etc: &Path) -> Result<Vec<std::ops::RangeInclusive<u32>>, HostError> {
     let mut taken = Vec::new();
-    for (name, first_field, counted) in [
-        ("passwd", 2, false),
-        ("group", 2, false),
-        ("subuid", 1, true),
-        ("subgid", 1, true),
-    ] {
+    for (name, first_field, counted) in
+        [("passwd", 2, false), ("group", 2, false), ("subuid", 1, true), ("subgid", 1, true)]
+    {
         let path = etc.join(name);
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
@@ -151,11 +128,7 @@ fn taken_ranges(etc: &Path) -> Result<Vec<std::ops::RangeInclusive<u32>>, HostEr
             let fields: Vec<&str> = line.split(':').collect();
             let number = |i: usize| fields.get(i).and_then(|f| f.parse::<u32>().ok());
             if let Some(first) = number(first_field) {
-                let count = if counted {
-                    number(2).unwrap_or(1).max(1)
-                } else {
-                    1
-                };
+                let count = if counted { number(2).unwrap_or(1).max(1) } else { 1 };
                 taken.push(first..=first.saturating_add(count - 1));
             }
         }
@@ -194,10 +167,7 @@ mod tests {
         let (_dir, roots) = machine();
         assert_eq!(
             look_up(&roots, &tenant("a")).unwrap(),
-            IdFact {
-                id: HostUid(1_879_048_192),
-                recorded: false
-            }
+            IdFact { id: HostUid(1_879_048_192), recorded: false }
         );
         assert!(!roots.state.exists(), "looking up writes nothing");
         let a = allocate(&roots, &tenant("a")).unwrap();
@@ -214,23 +184,13 @@ mod tests {
         let (_dir, roots) = machine();
         std::fs::write(roots.etc.join("passwd"), "x:x:1879048192:1::/:\n").unwrap();
         std::fs::write(roots.etc.join("group"), "x:x:1879048193:\n").unwrap();
-        std::fs::write(
-            roots.etc.join("subuid"),
-            "u:1879048194:65536\nv:100000:65536\n",
-        )
-        .unwrap();
-        assert_eq!(
-            allocate(&roots, &tenant("a")).unwrap().id.0,
-            1_879_048_194 + 65536
-        );
+        std::fs::write(roots.etc.join("subuid"), "u:1879048194:65536\nv:100000:65536\n").unwrap();
+        assert_eq!(allocate(&roots, &tenant("a")).unwrap().id.0, 1_879_048_194 + 65536);
         std::fs::write(roots.etc.join("subgid"), "u:1879000000:999999999\n").unwrap();
         let error = look_up(&roots, &tenant("b")).unwrap_err().to_string();
         assert!(error.contains("used up"), "{error}");
         // A recorded one stays although somebody has taken it since.
-        assert_eq!(
-            allocate(&roots, &tenant("a")).unwrap().id.0,
-            1_879_048_194 + 65536
-        );
+        assert_eq!(allocate(&roots, &tenant("a")).unwrap().id.0, 1_879_048_194 + 65536);
     }
 
     #[test]

@@ -20,9 +20,7 @@ pub(super) fn read() -> Result<Vec<InheritedFact>, HostError> {
     if pid != Some(std::process::id()) {
         return Ok(Vec::new());
     }
-    let count = variable("LISTEN_FDS")
-        .and_then(|v| v.parse::<i32>().ok())
-        .unwrap_or(0);
+    let count = variable("LISTEN_FDS").and_then(|v| v.parse::<i32>().ok()).unwrap_or(0);
     if !(0..=MOST).contains(&count) {
         return Err(HostError::new("LISTEN_FDS", "not a number of descriptors"));
     }
@@ -46,12 +44,7 @@ fn describe(fd: BorrowedFd<'_>, name: &str) -> Result<InheritedFact, HostError> 
         Ok(address) => translate(&address),
         Err(e) => InheritedAddress::Other(format!("not a socket: {e}")),
     };
-    Ok(InheritedFact {
-        fd: number,
-        name: crate::value::escape(name),
-        address,
-        listening,
-    })
+    Ok(InheritedFact { fd: number, name: crate::value::escape(name), address, listening })
 }
 
 fn translate(address: &SockaddrStorage) -> InheritedAddress {

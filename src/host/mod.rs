@@ -57,10 +57,7 @@ pub struct HostError {
 
 impl HostError {
     fn new(object: impl std::fmt::Display, cause: impl std::fmt::Display) -> Self {
-        Self {
-            object: object.to_string(),
-            cause: cause.to_string(),
-        }
+        Self { object: object.to_string(), cause: cause.to_string() }
     }
 }
 
@@ -94,20 +91,12 @@ pub fn read(
 ) -> Result<HostFacts, HostError> {
     let privileged = privileged();
     let host_id = if privileged {
-        Some(if record {
-            ids::allocate(roots, tenant)?
-        } else {
-            ids::look_up(roots, tenant)?
-        })
+        Some(if record { ids::allocate(roots, tenant)? } else { ids::look_up(roots, tenant)? })
     } else {
         None
     };
-    let sources = policy
-        .filesystem
-        .read_only
-        .value
-        .iter()
-        .chain(&policy.filesystem.read_write.value);
+    let sources =
+        policy.filesystem.read_only.value.iter().chain(&policy.filesystem.read_write.value);
     let paths = system_paths()
         .map(Path::to_owned)
         .chain(sources.map(|bind| bind.source.clone()))
@@ -149,11 +138,7 @@ pub fn read(
 
 /// sd_booted(3): whether systemd is the service manager.
 pub fn systemd_booted(roots: &Roots) -> bool {
-    roots
-        .run
-        .join("systemd/system")
-        .symlink_metadata()
-        .is_ok_and(|m| m.is_dir())
+    roots.run.join("systemd/system").symlink_metadata().is_ok_and(|m| m.is_dir())
 }
 
 /// Whether a systemd user manager runs for this user.
@@ -170,9 +155,7 @@ fn read_text(path: &Path) -> Result<String, HostError> {
 fn cpus() -> u32 {
     let set = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0));
     let count = set.map_or(1, |set| {
-        (0..nix::sched::CpuSet::count())
-            .filter(|&cpu| set.is_set(cpu).unwrap_or(false))
-            .count()
+        (0..nix::sched::CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).count()
     });
     u32::try_from(count).unwrap_or(1).max(1)
 }
@@ -192,11 +175,7 @@ fn path_fact(path: &Path) -> PathFact {
         return missing;
     };
     PathFact {
-        kind: if data.is_dir() {
-            PathKind::Directory
-        } else {
-            PathKind::File
-        },
+        kind: if data.is_dir() { PathKind::Directory } else { PathKind::File },
         real,
         uid: HostUid(data.uid()),
         gid: HostGid(data.gid()),
@@ -209,17 +188,12 @@ fn timezone(etc: &Path) -> Option<String> {
     let target = std::fs::read_link(etc.join("localtime")).ok()?;
     let text = target.to_str()?;
     let (_, zone) = text.split_once("zoneinfo/")?;
-    let plain = zone
-        .bytes()
-        .all(|c| c.is_ascii_alphanumeric() || b"+-_/".contains(&c));
+    let plain = zone.bytes().all(|c| c.is_ascii_alphanumeric() || b"+-_/".contains(&c));
     plain.then(|| zone.to_owned())
 }
 
 fn passed(names: &[String]) -> BTreeMap<String, String> {
-    names
-        .iter()
-        .filter_map(|name| Some((name.clone(), std::env::var(name).ok()?)))
-        .collect()
+    names.iter().filter_map(|name| Some((name.clone(), std::env::var(name).ok()?))).collect()
 }
 
 /// NAME=VALUE lines; blank lines and those that begin with # are passed over,
@@ -233,10 +207,7 @@ fn env_file(path: &Path) -> Result<BTreeMap<String, String>, HostError> {
         }
         let (name, value) = crate::policy::parse_assignment(line).map_err(|_| {
             // The line may be a secret, so it is not quoted.
-            HostError::new(
-                format!("{}:{}", path.display(), number + 1),
-                "not NAME=VALUE",
-            )
+            HostError::new(format!("{}:{}", path.display(), number + 1), "not NAME=VALUE")
         })?;
         variables.insert(name, value);
     }
@@ -253,10 +224,7 @@ pub fn open_binary(path: &Path, privileged: bool) -> io::Result<(std::fs::File, 
     let file = std::fs::File::open(&real)?;
     let data = file.metadata()?;
     if !data.is_file() {
-        return Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            "not a regular file",
-        ));
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "not a regular file"));
     }
     if data.mode() & 0o111 == 0 {
         return Err(io::Error::new(
@@ -265,9 +233,7 @@ pub fn open_binary(path: &Path, privileged: bool) -> io::Result<(std::fs::File, 
         ));
     }
     if privileged && data.mode() & 0o022 != 0 {
-        return Err(io::Error::other(
-            "writable by group or others (chmod go-w it)",
-        ));
+        return Err(io::Error::other("writable by group or others (chmod go-w it)"));
     }
     Ok((file, real))
 }

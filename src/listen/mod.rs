@@ -58,10 +58,8 @@ pub fn open(plans: &[ListenerPlan]) -> Result<Vec<Socket>, ListenError> {
 }
 
 fn one(plan: &ListenerPlan) -> Result<Socket, ListenError> {
-    let failed = |cause: io::Error| ListenError {
-        address: plan.listener.address.to_string(),
-        cause,
-    };
+    let failed =
+        |cause: io::Error| ListenError { address: plan.listener.address.to_string(), cause };
     if let Some(inherited) = plan.inherited {
         let fd = crate::sys::fd::adopt(inherited).map_err(|e| failed(e.into()))?;
         return Ok(Socket {
@@ -89,12 +87,7 @@ fn one(plan: &ListenerPlan) -> Result<Socket, ListenError> {
             let address = socket::getsockname::<SockaddrStorage>(fd.as_raw_fd())
                 .map_err(|e| failed(e.into()))
                 .map(|got| got_port(*address, &got))?;
-            Ok(Socket {
-                fd,
-                address: Address::Tcp(address),
-                any_port,
-                made: None,
-            })
+            Ok(Socket { fd, address: Address::Tcp(address), any_port, made: None })
         }
         Address::Unix { path, mode, group } => {
             unix(path, *mode, group.as_deref(), &plan.listener.address).map_err(failed)
@@ -112,12 +105,7 @@ fn got_port(mut asked: std::net::SocketAddr, got: &SockaddrStorage) -> std::net:
 }
 
 fn stream(family: AddressFamily) -> io::Result<OwnedFd> {
-    Ok(socket::socket(
-        family,
-        SockType::Stream,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )?)
+    Ok(socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?)
 }
 
 fn listen(fd: &OwnedFd, address: &dyn SockaddrLike) -> io::Result<()> {
@@ -134,17 +122,11 @@ fn unix(path: &Path, mode: u32, group: Option<&str>, address: &Address) -> io::R
     // any permission. The mask of a process is its own, and this one has one
     // thread.
     let mask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o777));
-    let bound = UnixAddr::new(path)
-        .map_err(io::Error::from)
-        .and_then(|a| listen(&fd, &a));
+    let bound = UnixAddr::new(path).map_err(io::Error::from).and_then(|a| listen(&fd, &a));
     nix::sys::stat::umask(mask);
     bound?;
-    let socket = Socket {
-        fd,
-        address: address.clone(),
-        any_port: false,
-        made: Some(path.to_owned()),
-    };
+    let socket =
+        Socket { fd, address: address.clone(), any_port: false, made: Some(path.to_owned()) };
     if group.is_some() {
         std::os::unix::fs::lchown(path, None, group)?;
     }
@@ -197,18 +179,13 @@ mod tests {
     use crate::testing::TempDir;
 
     fn plan(text: &str) -> ListenerPlan {
-        ListenerPlan {
-            listener: text.parse::<Listener>().unwrap(),
-            inherited: None,
-        }
+        ListenerPlan { listener: text.parse::<Listener>().unwrap(), inherited: None }
     }
 
     #[test]
     fn port_zero_says_which_it_got_and_can_be_connected_to() {
         let sockets = open(&[plan("tcp:127.0.0.1:0")]).unwrap();
-        let Address::Tcp(address) = sockets[0].address else {
-            panic!()
-        };
+        let Address::Tcp(address) = sockets[0].address else { panic!() };
         assert_ne!(address.port(), 0);
         std::net::TcpStream::connect(address).unwrap();
         let error = open(&[plan(&format!("tcp:{address}"))]).unwrap_err();
@@ -224,10 +201,7 @@ mod tests {
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o660);
         std::os::unix::net::UnixStream::connect(&path).unwrap();
         // Somebody listens: not taken away from under them.
-        assert_eq!(
-            open(&[plan(&text)]).unwrap_err().cause.kind(),
-            io::ErrorKind::AddrInUse
-        );
+        assert_eq!(open(&[plan(&text)]).unwrap_err().cause.kind(), io::ErrorKind::AddrInUse);
         drop(sockets);
         assert!(!path.exists());
     }
@@ -241,10 +215,7 @@ mod tests {
         let text = format!("unix:{}", path.display());
         drop(open(&[plan(&text)]).unwrap());
         std::fs::write(&path, "precious").unwrap();
-        assert_eq!(
-            open(&[plan(&text)]).unwrap_err().cause.kind(),
-            io::ErrorKind::AlreadyExists
-        );
+        assert_eq!(open(&[plan(&text)]).unwrap_err().cause.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     }
 }

@@ -47,10 +47,9 @@ mod tests {
         let name = format!("gosandbox-test-{}", std::process::id());
         let by_name =
             UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
-        for (value, socket) in [
-            (path.into_os_string(), by_path),
-            (format!("@{name}").into(), by_name),
-        ] {
+        for (value, socket) in
+            [(path.into_os_string(), by_path), (format!("@{name}").into(), by_name)]
+        {
             Notifier::new(Some(value)).send("READY=1");
             let mut bytes = [0; 64];
             let length = socket.recv(&mut bytes).unwrap();
@@ -60,12 +59,9 @@ mod tests {
 
     #[test]
     fn nobody_there_is_no_error() {
-        for value in [
-            None,
-            Some("/nonexistent/socket".into()),
-            Some("vsock:2:1".into()),
-            Some("".into()),
-        ] {
+        for value in
+            [None, Some("/nonexistent/socket".into()), Some("vsock:2:1".into()), Some("".into())]
+        {
             Notifier::new(value).send("READY=1");
         }
     }

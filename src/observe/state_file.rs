@@ -113,9 +113,7 @@ impl StateFile {
             let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(file) => file,
                 Err((mut file, Errno::EWOULDBLOCK)) => {
-                    return Err(StateError::Busy {
-                        pid: read(&mut file).map(|state| state.pid),
-                    });
+                    return Err(StateError::Busy { pid: read(&mut file).map(|state| state.pid) });
                 }
                 Err((_, errno)) => return Err(io(&path)(errno.into())),
             };
@@ -140,10 +138,7 @@ impl StateFile {
     pub fn write(&mut self, state: &State) -> Result<(), StateError> {
         let text = serde_json::to_string(state).map_err(io::Error::other);
         text.and_then(|text| self.file.write_all(text.as_bytes()))
-            .map_err(|cause| StateError::Io {
-                path: self.path.clone(),
-                cause,
-            })
+            .map_err(|cause| StateError::Io { path: self.path.clone(), cause })
     }
 }
 
@@ -182,9 +177,7 @@ mod tests {
         let (acme, other) = ("acme".parse().unwrap(), "other".parse().unwrap());
         let mut first = StateFile::acquire(dir.path(), &acme).unwrap();
         first.write(&state(42)).unwrap();
-        let error = StateFile::acquire(dir.path(), &acme)
-            .unwrap_err()
-            .to_string();
+        let error = StateFile::acquire(dir.path(), &acme).unwrap_err().to_string();
         assert!(error.contains("pid 42"), "{error}");
         let other = StateFile::acquire(dir.path(), &other).unwrap();
         drop((first, other));
@@ -226,14 +219,7 @@ mod tests {
         assert_eq!(directory(true, none), Some("/run/gosandbox".into()));
         assert_eq!(directory(false, none), None);
         let unit = |name: &str| {
-            Some(
-                if name == "RUNTIME_DIRECTORY" {
-                    "/run/a:/run/b"
-                } else {
-                    "/run/user/1"
-                }
-                .into(),
-            )
+            Some(if name == "RUNTIME_DIRECTORY" { "/run/a:/run/b" } else { "/run/user/1" }.into())
         };
         assert_eq!(directory(false, unit), Some("/run/a".into()));
         let user = |name: &str| (name == "XDG_RUNTIME_DIR").then(|| "/run/user/1".into());

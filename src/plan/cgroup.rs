@@ -88,12 +88,7 @@ pub(super) fn resolve(
     } else if facts.parent_delegated {
         // DelegateSubgroup=: systemd put us into a leaf already.
         let parent = below(facts.own.parent().unwrap_or(Path::new("/")));
-        (
-            parent.clone(),
-            vec![parent],
-            None,
-            &facts.parent_controllers,
-        )
+        (parent.clone(), vec![parent], None, &facts.parent_controllers)
     } else if host.can_scope && !scoped {
         // A shell under systemd. The hierarchy is systemd's, root or not; a
         // scope is how it lends out a piece.
@@ -101,12 +96,7 @@ pub(super) fn resolve(
     } else if host.privileged && !host.systemd && facts.is_root {
         // Plain root where nobody else rules the hierarchy.
         let parent = PathBuf::from("gosandbox");
-        (
-            parent.clone(),
-            vec![PathBuf::new(), parent],
-            None,
-            &facts.root_controllers,
-        )
+        (parent.clone(), vec![PathBuf::new(), parent], None, &facts.root_controllers)
     } else if !host.systemd && facts.own_writable {
         // Somebody gave us this cgroup without systemd's mark: a container, or
         // an administrator with chown.
@@ -130,14 +120,9 @@ pub(super) fn resolve(
         );
     };
 
-    let controllers: Vec<&'static str> = NEEDED
-        .into_iter()
-        .filter(|needed| available.iter().any(|have| have == needed))
-        .collect();
-    let absent: Vec<&str> = NEEDED
-        .into_iter()
-        .filter(|c| !controllers.contains(c))
-        .collect();
+    let controllers: Vec<&'static str> =
+        NEEDED.into_iter().filter(|needed| available.iter().any(|have| have == needed)).collect();
+    let absent: Vec<&str> = NEEDED.into_iter().filter(|c| !controllers.contains(c)).collect();
     if !absent.is_empty() {
         let message = format!(
             "{}: no {} controller, so the limits cannot be set (boot with \
@@ -149,10 +134,8 @@ pub(super) fn resolve(
         if !best_effort {
             return Err(PlanError::new(Step::Cgroup, message));
         }
-        missing.push(format!(
-            "limits of {} (no such cgroup v2 controller here)",
-            absent.join(", ")
-        ));
+        missing
+            .push(format!("limits of {} (no such cgroup v2 controller here)", absent.join(", ")));
     }
 
     let has = |name: &str| controllers.contains(&name);
@@ -161,21 +144,13 @@ pub(super) fn resolve(
         mount: facts.mount.clone(),
         tenant: parent.join(tenant.as_str()),
         parent,
-        enable: if controllers.is_empty() {
-            Vec::new()
-        } else {
-            enable
-        },
+        enable: if controllers.is_empty() { Vec::new() } else { enable },
         // Without controllers to enable there is no reason to move, which costs
         // milliseconds.
         move_self: move_self.filter(|_| !controllers.is_empty()),
         limits: ResourceLimits {
             memory_max: has("memory").then_some(limits.memory.value.0),
-            memory_high: limits
-                .memory_high
-                .value
-                .filter(|_| has("memory"))
-                .map(|size| size.0),
+            memory_high: limits.memory_high.value.filter(|_| has("memory")).map(|size| size.0),
             swap_max: has("memory").then_some(limits.swap.value.0),
             cpu_quota_us: has("cpu").then(|| limits.cpu.value.quota_us()),
             cpu_weight: limits.cpu_weight.value.filter(|_| has("cpu")),

@@ -162,18 +162,10 @@ pub struct PlanError {
 
 impl PlanError {
     fn new(step: Step, message: impl Into<String>) -> Self {
-        Self {
-            step,
-            message: message.into(),
-            refused: false,
-        }
+        Self { step, message: message.into(), refused: false }
     }
 
     fn refused(message: impl Into<String>) -> Self {
-        Self {
-            step: Step::Open,
-            message: message.into(),
-            refused: true,
-        }
+        Self { step: Step::Open, message: message.into(), refused: true }
     }
 }

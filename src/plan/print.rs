@@ -47,11 +47,7 @@ impl Plan {
             }
             for (i, action) in planned.actions.iter().enumerate() {
                 if i == 0 {
-                    line(format_args!(
-                        "{:>4}  {:<17} {action}",
-                        number + 1,
-                        planned.step
-                    ));
+                    line(format_args!("{:>4}  {:<17} {action}", number + 1, planned.step));
                 } else {
                     line(format_args!("{:25}{action}", ""));
                 }
@@ -70,11 +66,9 @@ impl Plan {
     fn actions(&self, step: Step) -> Vec<String> {
         match step {
             Step::State => vec!["one supervisor for this tenant".to_owned()],
-            Step::Open => vec![format!(
-                "{} is {} inside",
-                self.binary.display(),
-                self.exec.display()
-            )],
+            Step::Open => {
+                vec![format!("{} is {} inside", self.binary.display(), self.exec.display())]
+            }
             Step::Listen => self.listen_actions(),
             Step::Sources
             | Step::Files
@@ -94,11 +88,7 @@ impl Plan {
             },
             Step::Clone => vec![format!(
                 "user, pid, mount, ipc, uts{} namespaces",
-                if self.network == NetworkMode::Private {
-                    ", network"
-                } else {
-                    ""
-                }
+                if self.network == NetworkMode::Private { ", network" } else { "" }
             )],
             Step::IdMap => self.id_actions(),
             Step::AwaitIdMap => vec!["until the maps are written".to_owned()],
@@ -129,11 +119,9 @@ impl Plan {
                 "not dumpable, no capabilities, no descriptors, a filter of 8 calls".to_owned(),
             ],
             Step::Session => vec!["new session; signals at their defaults; umask 077".to_owned()],
-            Step::Limits => self
-                .rlimits
-                .iter()
-                .map(|l| format!("{} {}", l.resource.label(), l.soft))
-                .collect(),
+            Step::Limits => {
+                self.rlimits.iter().map(|l| format!("{} {}", l.resource.label(), l.soft)).collect()
+            }
             Step::Descriptors => vec![match self.listeners.len() {
                 0 => "0, 1 and 2; every other closed".to_owned(),
                 n => format!("0, 1, 2 and 3 to {}; every other closed", n + 2),
@@ -179,10 +167,7 @@ impl Plan {
         };
         let mut actions = vec![
             format!("uid {} is {} on the host, {whose}", id.inside, id.uid),
-            format!(
-                "gid {} is {} on the host; setgroups denied",
-                id.inside, id.gid
-            ),
+            format!("gid {} is {} on the host; setgroups denied", id.inside, id.gid),
         ];
         if self.reset_oom_score {
             actions.push("oom_score_adj 0".to_owned());
@@ -201,11 +186,7 @@ impl Plan {
                 })
                 .collect();
         }
-        self.rootfs
-            .iter()
-            .filter(|op| op.step() == step)
-            .map(describe)
-            .collect()
+        self.rootfs.iter().filter(|op| op.step() == step).map(describe).collect()
     }
 
     fn cgroup_actions(&self) -> Vec<String> {
@@ -221,10 +202,7 @@ impl Plan {
         let tenant = spec.mount.join(&spec.tenant);
         let mut actions = Vec::new();
         if let Some(leaf) = &spec.move_self {
-            actions.push(format!(
-                "the supervisor moves to {}",
-                spec.mount.join(leaf).display()
-            ));
+            actions.push(format!("the supervisor moves to {}", spec.mount.join(leaf).display()));
         }
         if !spec.controllers.is_empty() {
             for dir in &spec.enable {
@@ -244,16 +222,13 @@ impl Plan {
             ("memory.oom.group", l.memory_max.map(|_| "1".to_owned())),
             (
                 "cpu.max",
-                l.cpu_quota_us
-                    .map(|v| format!("{v} {}", crate::value::CpuQuota::PERIOD_US)),
+                l.cpu_quota_us.map(|v| format!("{v} {}", crate::value::CpuQuota::PERIOD_US)),
             ),
             ("cpu.weight", l.cpu_weight.map(|v| v.to_string())),
             ("pids.max", l.pids_max.map(|v| v.to_string())),
         ];
         actions.extend(
-            limits
-                .into_iter()
-                .filter_map(|(file, value)| Some(format!("{file} {}", value?))),
+            limits.into_iter().filter_map(|(file, value)| Some(format!("{file} {}", value?))),
         );
         actions
     }
@@ -297,31 +272,17 @@ fn describe(op: &MountOp) -> String {
         }
         MountOp::Mask(name, PathKind::Directory) => format!("/proc/{name} empty"),
         MountOp::Mask(name, _) => format!("/proc/{name} is /dev/null"),
-        MountOp::Tmpfs(path, size) => format!(
-            "tmpfs of {size} at {}: nosuid, nodev, noexec",
-            path.display()
-        ),
-        MountOp::Bind {
-            source,
-            target,
-            access,
-            nested,
-        } => {
+        MountOp::Tmpfs(path, size) => {
+            format!("tmpfs of {size} at {}: nosuid, nodev, noexec", path.display())
+        }
+        MountOp::Bind { source, target, access, nested } => {
             let how = match access {
                 Access::Data => "read-only, nosuid, nodev, noexec",
                 Access::ReadOnly => "read-only, nosuid, nodev",
                 Access::ReadWrite => "read-write, nosuid, nodev, noexec",
             };
-            let nested = if *nested {
-                "; the target has to exist"
-            } else {
-                ""
-            };
-            format!(
-                "{} at {}: {how}{nested}",
-                source.display(),
-                target.display()
-            )
+            let nested = if *nested { "; the target has to exist" } else { "" };
+            format!("{} at {}: {how}{nested}", source.display(), target.display())
         }
         MountOp::Binary(path) => format!("{}: read-only, nosuid, nodev", path.display()),
     }

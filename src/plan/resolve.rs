@@ -35,12 +35,7 @@ pub fn resolve(
     host: &HostFacts,
     binary: &BinaryFacts,
 ) -> Result<Plan, PlanError> {
-    let Request {
-        tenant,
-        policy,
-        args,
-        scoped,
-    } = request;
+    let Request { tenant, policy, args, scoped } = request;
     let mut missing = Vec::new();
     let mut notes = Vec::new();
 
@@ -106,23 +101,14 @@ fn identity(
             inside,
             uid: fact.id,
             gid: HostGid(fact.id.0),
-            kind: if fact.recorded {
-                IdentityKind::Recorded
-            } else {
-                IdentityKind::New
-            },
+            kind: if fact.recorded { IdentityKind::Recorded } else { IdentityKind::New },
         },
         None => {
             notes.push(format!(
                 "not started as root: the tenant is uid {} and gid {} on the host, with the groups of its caller",
                 host.uid, host.gid
             ));
-            Identity {
-                inside,
-                uid: host.uid,
-                gid: host.gid,
-                kind: IdentityKind::Caller,
-            }
+            Identity { inside, uid: host.uid, gid: host.gid, kind: IdentityKind::Caller }
         }
     })
 }
@@ -151,10 +137,7 @@ fn workdir(path: &Path) -> Result<PathBuf, PlanError> {
     } else {
         Err(PlanError::new(
             Step::Workdir,
-            format!(
-                "{}: not an absolute path (it is a path inside, as /tmp)",
-                path.display()
-            ),
+            format!("{}: not an absolute path (it is a path inside, as /tmp)", path.display()),
         ))
     }
 }
@@ -177,11 +160,9 @@ fn listeners(declared: &[Listener], host: &HostFacts) -> Result<Vec<ListenerPlan
     let as_declared = |inherited: &super::InheritedFact| -> Result<Listener, PlanError> {
         let address = match &inherited.address {
             InheritedAddress::Tcp(address) => Address::Tcp(*address),
-            InheritedAddress::Unix(path) => Address::Unix {
-                path: path.clone(),
-                mode: 0,
-                group: None,
-            },
+            InheritedAddress::Unix(path) => {
+                Address::Unix { path: path.clone(), mode: 0, group: None }
+            }
             InheritedAddress::Other(what) => {
                 return Err(PlanError::new(
                     Step::Listen,
@@ -192,10 +173,7 @@ fn listeners(declared: &[Listener], host: &HostFacts) -> Result<Vec<ListenerPlan
                 ));
             }
         };
-        Ok(Listener {
-            name: inherited.name.clone(),
-            address,
-        })
+        Ok(Listener { name: inherited.name.clone(), address })
     };
     if declared.is_empty() {
         return host
@@ -212,10 +190,7 @@ fn listeners(declared: &[Listener], host: &HostFacts) -> Result<Vec<ListenerPlan
 
     let mut plans: Vec<ListenerPlan> = declared
         .iter()
-        .map(|listener| ListenerPlan {
-            listener: listener.clone(),
-            inherited: None,
-        })
+        .map(|listener| ListenerPlan { listener: listener.clone(), inherited: None })
         .collect();
     for inherited in &host.inherited {
         let actual = as_declared(inherited)?;
@@ -231,10 +206,7 @@ fn listeners(declared: &[Listener], host: &HostFacts) -> Result<Vec<ListenerPlan
             .find(|p| p.listener.name == inherited.name && p.listener.name != "unknown");
         let slot = match named {
             Some(slot) => Some(slot),
-            None => plans
-                .iter_mut()
-                .filter(free)
-                .find(|p| same_address(&p.listener)),
+            None => plans.iter_mut().filter(free).find(|p| same_address(&p.listener)),
         };
         match slot {
             Some(slot) if same_address(&slot.listener) => slot.inherited = Some(inherited.fd),
@@ -291,21 +263,12 @@ fn rlimits(
 }
 
 fn limit(resource: Resource, value: u64) -> Rlimit {
-    Rlimit {
-        resource,
-        soft: value,
-        hard: value,
-    }
+    Rlimit { resource, soft: value, hard: value }
 }
 
 /// Names that gosandbox sets itself; a policy that set them would be lied to.
-const OWN_VARIABLES: [&str; 5] = [
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "LISTEN_FDNAMES",
-    "NOTIFY_SOCKET",
-    "GOSANDBOX_TENANT",
-];
+const OWN_VARIABLES: [&str; 5] =
+    ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "GOSANDBOX_TENANT"];
 
 fn environment(
     tenant: &Tenant,
@@ -322,17 +285,11 @@ fn environment(
     set("HOME", "/tmp".to_owned());
     set("TMPDIR", "/tmp".to_owned());
     set("LANG", "C.UTF-8".to_owned());
-    set(
-        "TZ",
-        host.timezone.clone().unwrap_or_else(|| "UTC".to_owned()),
-    );
+    set("TZ", host.timezone.clone().unwrap_or_else(|| "UTC".to_owned()));
     set("GOSANDBOX_TENANT", tenant.to_string());
     let go = &policy.go;
     match go.memlimit.value {
-        MemLimit::Auto => set(
-            "GOMEMLIMIT",
-            golang::memory_limit(policy.limits.memory.value),
-        ),
+        MemLimit::Auto => set("GOMEMLIMIT", golang::memory_limit(policy.limits.memory.value)),
         MemLimit::Given(size) => set("GOMEMLIMIT", format!("{}B", size.0)),
         MemLimit::Off => {}
     }
@@ -347,23 +304,12 @@ fn environment(
     // A file of variables is the least, then what is passed on, then what is
     // written out.
     let process = &policy.process;
-    let passed = process.env_pass.value.iter().filter_map(|name| {
-        host.environment
-            .get(name)
-            .map(|value| (name.clone(), value.clone()))
-    });
-    let written = process
-        .env
-        .value
-        .iter()
-        .map(|(k, v)| (k.clone(), v.clone()));
-    for (name, value) in host
-        .env_file
-        .clone()
-        .into_iter()
-        .chain(passed)
-        .chain(written)
-    {
+    let passed =
+        process.env_pass.value.iter().filter_map(|name| {
+            host.environment.get(name).map(|value| (name.clone(), value.clone()))
+        });
+    let written = process.env.value.iter().map(|(k, v)| (k.clone(), v.clone()));
+    for (name, value) in host.env_file.clone().into_iter().chain(passed).chain(written) {
         if OWN_VARIABLES.contains(&name.as_str()) {
             return Err(PlanError::new(
                 Step::Exec,

@@ -88,13 +88,8 @@ impl MountOp {
 }
 
 /// null, zero, full, random and urandom: Documentation/admin-guide/devices.txt.
-const DEVICES: [(&str, u32, u32); 5] = [
-    ("null", 1, 3),
-    ("zero", 1, 5),
-    ("full", 1, 7),
-    ("random", 1, 8),
-    ("urandom", 1, 9),
-];
+const DEVICES: [(&str, u32, u32); 5] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9)];
 
 /// What /proc tells about the machine and its other tenants, or lets be
 /// written. /proc is read-only besides, and most of these are root's alone.
@@ -155,20 +150,10 @@ pub(super) fn resolve(
         directory(Path::new(dir), &mut made, &mut ops);
     }
     for op in &binds {
-        if let MountOp::Bind {
-            source,
-            target,
-            nested: false,
-            ..
-        } = op
-        {
+        if let MountOp::Bind { source, target, nested: false, .. } = op {
             let parent = target.parent().unwrap_or(Path::new("/"));
             directory(parent, &mut made, &mut ops);
-            if host
-                .paths
-                .get(source)
-                .is_some_and(|fact| fact.kind == PathKind::Directory)
-            {
+            if host.paths.get(source).is_some_and(|fact| fact.kind == PathKind::Directory) {
                 directory(target, &mut made, &mut ops);
             }
         }
@@ -202,14 +187,8 @@ pub(super) fn resolve(
     ops.extend(DEVICES.map(|(name, major, minor)| MountOp::Device(name, major, minor)));
     ops.push(MountOp::Proc);
     ops.extend(MASKS.map(|(name, kind)| MountOp::Mask(name, kind)));
-    ops.push(MountOp::Tmpfs(
-        PathBuf::from("/tmp"),
-        policy.limits.tmp.value,
-    ));
-    ops.push(MountOp::Tmpfs(
-        PathBuf::from("/dev/shm"),
-        policy.limits.shm.value,
-    ));
+    ops.push(MountOp::Tmpfs(PathBuf::from("/tmp"), policy.limits.tmp.value));
+    ops.push(MountOp::Tmpfs(PathBuf::from("/dev/shm"), policy.limits.shm.value));
     ops.extend(binds);
     ops.push(MountOp::Binary(exec.to_owned()));
     Ok(ops)
@@ -231,25 +210,13 @@ fn directory(path: &Path, made: &mut Vec<PathBuf>, ops: &mut Vec<MountOp>) {
 fn etc_files(tenant: &Tenant, identity: Identity) -> Vec<(&'static str, String)> {
     let id = identity.inside;
     vec![
-        (
-            "/etc/passwd",
-            format!("app:x:{id}:{id}:{tenant}:/tmp:/nonexistent\n"),
-        ),
+        ("/etc/passwd", format!("app:x:{id}:{id}:{tenant}:/tmp:/nonexistent\n")),
         ("/etc/group", format!("app:x:{id}:\n")),
-        (
-            "/etc/nsswitch.conf",
-            "passwd: files\ngroup: files\nhosts: files dns\n".to_owned(),
-        ),
-        (
-            "/etc/hosts",
-            format!("127.0.0.1 localhost {tenant}\n::1 localhost ip6-localhost\n"),
-        ),
+        ("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n".to_owned()),
+        ("/etc/hosts", format!("127.0.0.1 localhost {tenant}\n::1 localhost ip6-localhost\n")),
         // An empty file would send Go's resolver to 127.0.0.1, which is right:
         // nothing answers there, at once. A comment says why it is empty.
-        (
-            "/etc/resolv.conf",
-            "# no name server: this tenant has a network of its own\n".to_owned(),
-        ),
+        ("/etc/resolv.conf", "# no name server: this tenant has a network of its own\n".to_owned()),
     ]
 }
 
@@ -265,10 +232,7 @@ fn binds(identity: Identity, policy: &Policy, host: &HostFacts) -> Result<Vec<Mo
         if let Some(fact) = host.paths.get(Path::new(path))
             && fact.kind != PathKind::Missing
         {
-            let bind = Bind {
-                source: fact.real.clone(),
-                target: PathBuf::from(path),
-            };
+            let bind = Bind { source: fact.real.clone(), target: PathBuf::from(path) };
             all.push((bind, Access::Data));
         }
     }
@@ -317,10 +281,7 @@ fn check_bind(
             "the sandbox's own /, /proc, /dev and /app cannot be bound over (choose another path inside)",
         ));
     }
-    if ["/etc", "/tmp"]
-        .iter()
-        .any(|dir| bind.target == Path::new(dir))
-    {
+    if ["/etc", "/tmp"].iter().any(|dir| bind.target == Path::new(dir)) {
         return Err(refuse(
             bind,
             "gosandbox fills this directory itself (bind single files or directories in it)",
@@ -345,10 +306,7 @@ fn check_bind(
         // anywhere, so no symbolic link in a source is followed.
         return Err(refuse(
             bind,
-            &format!(
-                "the source goes through a symbolic link (write {})",
-                fact.real.display()
-            ),
+            &format!("the source goes through a symbolic link (write {})", fact.real.display()),
         ));
     }
     let writable = (fact.uid == identity.uid && fact.mode & 0o200 != 0)

@@ -152,15 +152,9 @@ mod tests {
     fn steps_come_in_order_and_are_found_by_number() {
         for (number, step) in Step::ALL.iter().enumerate() {
             assert_eq!(*step as usize, number);
-            assert_eq!(
-                Step::from_number(u8::try_from(number).unwrap()),
-                Some(*step)
-            );
+            assert_eq!(Step::from_number(u8::try_from(number).unwrap()), Some(*step));
         }
-        assert_eq!(
-            Step::from_number(u8::try_from(Step::ALL.len()).unwrap()),
-            None
-        );
+        assert_eq!(Step::from_number(u8::try_from(Step::ALL.len()).unwrap()), None);
         assert!(Step::ALL.is_sorted());
     }
 

@@ -239,10 +239,7 @@ impl Lay for Vec<Bind> {
         self.extend(later);
     }
     fn show(&self) -> String {
-        self.iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(" ")
+        self.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -329,25 +326,18 @@ pub fn load(
 fn find(name: &str, said_by: Option<&Layer>, privileged: bool) -> Result<Layer, PolicyError> {
     if name.contains('/') {
         let base = match said_by {
-            Some(Layer {
-                source: Source::File(path),
-                ..
-            }) => path.parent().unwrap_or(Path::new(".")),
+            Some(Layer { source: Source::File(path), .. }) => {
+                path.parent().unwrap_or(Path::new("."))
+            }
             _ => Path::new("."),
         };
         return read_file(&base.join(name), privileged);
     }
-    let (name, text) = shipped()
-        .iter()
-        .find(|(shipped, _)| *shipped == name)
-        .ok_or_else(|| {
-            let all: Vec<_> = shipped().iter().map(|(name, _)| *name).collect();
-            PolicyError::Unknown(name.to_owned(), all.join(", "))
-        })?;
-    Ok(Layer {
-        source: Source::Shipped(name),
-        file: parse(text, name)?,
-    })
+    let (name, text) = shipped().iter().find(|(shipped, _)| *shipped == name).ok_or_else(|| {
+        let all: Vec<_> = shipped().iter().map(|(name, _)| *name).collect();
+        PolicyError::Unknown(name.to_owned(), all.join(", "))
+    })?;
+    Ok(Layer { source: Source::Shipped(name), file: parse(text, name)? })
 }
 
 fn read_file(path: &Path, privileged: bool) -> Result<Layer, PolicyError> {
@@ -359,9 +349,7 @@ fn read_file(path: &Path, privileged: bool) -> Result<Layer, PolicyError> {
         return Err(PolicyError::Writable(path.to_owned()));
     }
     let mut text = String::new();
-    file.take(MAX_FILE)
-        .read_to_string(&mut text)
-        .map_err(failed)?;
+    file.take(MAX_FILE).read_to_string(&mut text).map_err(failed)?;
     Ok(Layer {
         source: Source::File(path.to_owned()),
         file: parse(&text, &path.display().to_string())?,
@@ -426,11 +414,7 @@ pub fn from_environment(
             continue;
         }
         if !KEYS.contains(&format!("{section}.{key}").as_str()) {
-            let known: Vec<_> = KEYS
-                .iter()
-                .filter(in_section)
-                .map(|key| variable(key))
-                .collect();
+            let known: Vec<_> = KEYS.iter().filter(in_section).map(|key| variable(key)).collect();
             return Err(PolicyError::Variable(
                 variable_name,
                 format!("no such setting (there are {})", known.join(", ")),
@@ -447,17 +431,13 @@ pub fn from_environment(
         )]);
         PolicyFile::deserialize(single)
             .map_err(|e| PolicyError::Variable(variable_name, e.message().to_owned()))?;
-        if let toml::Value::Table(section) = table
-            .entry(section)
-            .or_insert_with(|| toml::Value::Table(toml::Table::new()))
+        if let toml::Value::Table(section) =
+            table.entry(section).or_insert_with(|| toml::Value::Table(toml::Table::new()))
         {
             section.insert(key.to_owned(), value);
         }
     }
     let file = PolicyFile::deserialize(table)
         .map_err(|e| PolicyError::Variable("GOSANDBOX_*".to_owned(), e.message().to_owned()))?;
-    Ok(Layer {
-        source: Source::Environment,
-        file,
-    })
+    Ok(Layer { source: Source::Environment, file })
 }

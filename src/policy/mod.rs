@@ -201,10 +201,7 @@ impl FromStr for Listener {
         } else {
             return Err(wrong("neither tcp: nor unix: nor a port"));
         };
-        Ok(Self {
-            name: name.to_owned(),
-            address,
-        })
+        Ok(Self { name: name.to_owned(), address })
     }
 }
 
@@ -212,9 +209,7 @@ impl FromStr for Listener {
 /// 255 bytes (sd_listen_fds(3)); we also leave out what looks like a flag.
 fn check_name(name: &str) -> Result<(), BadValue> {
     let fits = (1..=255).contains(&name.len())
-        && name
-            .bytes()
-            .all(|c| c.is_ascii_graphic() && c != b':' && c != b'=');
+        && name.bytes().all(|c| c.is_ascii_graphic() && c != b':' && c != b'=');
     if fits {
         Ok(())
     } else {
@@ -234,9 +229,7 @@ fn unix_address(path: PathBuf, mode: u32, group: Option<String>) -> Result<Addre
         )));
     }
     if mode > 0o777 {
-        return Err(BadValue(format!(
-            "mode {mode:o}: write permission bits such as \"0660\""
-        )));
+        return Err(BadValue(format!("mode {mode:o}: write permission bits such as \"0660\"")));
     }
     Ok(Address::Unix { path, mode, group })
 }
@@ -391,10 +384,7 @@ mod tests {
     fn listeners_in_every_spelling() {
         assert_eq!(listener("8080"), listener("tcp:127.0.0.1:8080"));
         assert_eq!(listener("8080"), listener("tcp:localhost:8080"));
-        assert_eq!(
-            listener("tcp:[::1]:80").address,
-            Address::Tcp("[::1]:80".parse().unwrap())
-        );
+        assert_eq!(listener("tcp:[::1]:80").address, Address::Tcp("[::1]:80".parse().unwrap()));
         assert_eq!(listener("web=tcp:0.0.0.0:0").name, "web");
         let unix = listener("web=unix:/run/a=b.sock");
         assert_eq!(unix.name, "web");
@@ -418,10 +408,7 @@ mod tests {
             &format!("unix:/{}", "x".repeat(107)),
         ] {
             let error = wrong.parse::<Listener>().unwrap_err().to_string();
-            assert!(
-                error.contains("write") || error.contains("name"),
-                "{wrong:?}: {error}"
-            );
+            assert!(error.contains("write") || error.contains("name"), "{wrong:?}: {error}");
         }
     }
 
@@ -430,24 +417,14 @@ mod tests {
         let bind: Bind = "/srv//acme/:/data/".parse().unwrap();
         assert_eq!(bind.to_string(), "/srv/acme:/data");
         assert_eq!("/opt".parse::<Bind>().unwrap().to_string(), "/opt:/opt");
-        for wrong in [
-            "",
-            "srv:/data",
-            "/srv:data",
-            "/srv/../etc:/x",
-            "/a:/b/..",
-            "/a:/./b",
-        ] {
+        for wrong in ["", "srv:/data", "/srv:data", "/srv/../etc:/x", "/a:/b/..", "/a:/./b"] {
             assert!(wrong.parse::<Bind>().is_err(), "{wrong:?}");
         }
     }
 
     #[test]
     fn assignments() {
-        assert_eq!(
-            parse_assignment("A=b=c").unwrap(),
-            ("A".into(), "b=c".into())
-        );
+        assert_eq!(parse_assignment("A=b=c").unwrap(), ("A".into(), "b=c".into()));
         assert_eq!(parse_assignment("A=").unwrap(), ("A".into(), String::new()));
         for wrong in ["", "A", "=x", "1A=x", "A B=x", "A-B=x"] {
             assert!(parse_assignment(wrong).is_err(), "{wrong:?}");

@@ -306,12 +306,7 @@ pub fn init_filter() -> Result<Vec<Instruction>, seccompiler::Error> {
         filter.try_into().map_err(seccompiler::Error::Backend)?;
     Ok(program
         .into_iter()
-        .map(|i| Instruction {
-            code: i.code,
-            jt: i.jt,
-            jf: i.jf,
-            k: i.k,
-        })
+        .map(|i| Instruction { code: i.code, jt: i.jt, jf: i.jf, k: i.k })
         .collect())
 }
 

@@ -23,10 +23,7 @@ fn run(program: &[Instruction], arch: u32, number: u32, args: [u64; 6]) -> u32 {
         pc += 1;
         match code {
             0x20 => {
-                assert!(
-                    k.is_multiple_of(4) && k <= 60,
-                    "the kernel refuses load {k}"
-                );
+                assert!(k.is_multiple_of(4) && k <= 60, "the kernel refuses load {k}");
                 let at = k as usize;
                 a = u32::from_le_bytes(data[at..at + 4].try_into().unwrap());
             }
@@ -70,11 +67,7 @@ fn expected(rules: &Rules, arch: Arch, number: u32, args: [u64; 6]) -> u32 {
         Some(Verdict::When(clauses, otherwise)) => {
             let holds = |c: &Condition| {
                 let value = args[usize::from(c.argument)];
-                let value = if c.width == Width::Int {
-                    value & 0xffff_ffff
-                } else {
-                    value
-                };
+                let value = if c.width == Width::Int { value & 0xffff_ffff } else { value };
                 match c.operator {
                     Operator::Is(v) => value == v,
                     Operator::IsNot(v) => value != v,
@@ -101,13 +94,7 @@ fn interesting(rules: &Rules) -> Vec<u64> {
         for condition in clauses.iter().flatten() {
             let (Operator::Is(v) | Operator::IsNot(v) | Operator::Masked(v, _)) =
                 condition.operator;
-            values.extend([
-                v,
-                v.wrapping_add(1),
-                v.wrapping_sub(1),
-                v | 1 << 32,
-                v | 1 << 63,
-            ]);
+            values.extend([v, v.wrapping_add(1), v.wrapping_sub(1), v | 1 << 32, v | 1 << 63]);
         }
     }
     values.sort_unstable();
@@ -125,11 +112,9 @@ fn every_number_gets_the_answer_of_the_rules() {
             let edge = [X32_BIT - 1, X32_BIT, X32_BIT + 59, u32::MAX];
             for number in (0..=600).chain(edge) {
                 let conditional =
-                    arch.calls()
-                        .find(|(_, n)| *n == number)
-                        .is_some_and(|(call, _)| {
-                            matches!(rules.calls.get(call), Some(Verdict::When(..)))
-                        });
+                    arch.calls().find(|(_, n)| *n == number).is_some_and(|(call, _)| {
+                        matches!(rules.calls.get(call), Some(Verdict::When(..)))
+                    });
                 let sweep: &[u64] = if conditional { &values } else { &[0, u64::MAX] };
                 for &value in sweep {
                     for argument in 0..4 {
@@ -148,11 +133,9 @@ fn every_number_gets_the_answer_of_the_rules() {
 #[test]
 fn foreign_abis_are_killed() {
     for (_, rules) in shipped_rules() {
-        for (arch, other) in [
-            (Arch::X86_64, 0x4000_0003),
-            (Arch::Aarch64, 0x4000_0028),
-            (Arch::X86_64, 0xc000_00b7),
-        ] {
+        for (arch, other) in
+            [(Arch::X86_64, 0x4000_0003), (Arch::Aarch64, 0x4000_0028), (Arch::X86_64, 0xc000_00b7)]
+        {
             let program = compile(&rules, arch);
             for number in 0..600 {
                 assert_eq!(run(&program, other, number, [0; 6]), RET_KILL_PROCESS);
@@ -185,11 +168,8 @@ fn agrees_with_seccompiler() {
                             clause
                                 .iter()
                                 .map(|c| {
-                                    let len = if c.width == Width::Int {
-                                        Len::Dword
-                                    } else {
-                                        Len::Qword
-                                    };
+                                    let len =
+                                        if c.width == Width::Int { Len::Dword } else { Len::Qword };
                                     let (op, value) = match c.operator {
                                         Operator::Is(v) => (Op::Eq, v),
                                         Operator::IsNot(v) => (Op::Ne, v),
@@ -216,12 +196,7 @@ fn agrees_with_seccompiler() {
         let theirs: seccompiler::BpfProgram = filter.try_into().unwrap();
         let theirs: Vec<Instruction> = theirs
             .iter()
-            .map(|i| Instruction {
-                code: i.code,
-                jt: i.jt,
-                jf: i.jf,
-                k: i.k,
-            })
+            .map(|i| Instruction { code: i.code, jt: i.jt, jf: i.jf, k: i.k })
             .collect();
         let ours = compile(&rules, Arch::X86_64);
         let values = interesting(&rules);
@@ -245,21 +220,13 @@ fn agrees_with_seccompiler() {
 /// A program of many conditions is longer than a conditional jump reaches.
 #[test]
 fn far_targets_are_reached() {
-    let condition = |value| Condition {
-        argument: 1,
-        width: Width::Long,
-        operator: Operator::Is(value),
-    };
+    let condition =
+        |value| Condition { argument: 1, width: Width::Long, operator: Operator::Is(value) };
     let calls: BTreeMap<&'static str, Verdict> = Arch::X86_64
         .calls()
         .map(|(call, number)| {
-            let clauses = (0..3)
-                .map(|i| vec![condition(u64::from(number) * 10 + i)])
-                .collect();
-            (
-                call,
-                Verdict::When(clauses, i32::try_from(number % 100 + 1).unwrap()),
-            )
+            let clauses = (0..3).map(|i| vec![condition(u64::from(number) * 10 + i)]).collect();
+            (call, Verdict::When(clauses, i32::try_from(number % 100 + 1).unwrap()))
         })
         .take(150)
         .collect();
@@ -267,12 +234,9 @@ fn far_targets_are_reached() {
     let program = compile(&rules, Arch::X86_64);
     assert!(program.len() > 1000, "{} is no test", program.len());
     for number in 0..600 {
-        for value in [
-            0,
-            u64::from(number) * 10,
-            u64::from(number) * 10 + 2,
-            u64::from(number) * 10 + 3,
-        ] {
+        for value in
+            [0, u64::from(number) * 10, u64::from(number) * 10 + 2, u64::from(number) * 10 + 3]
+        {
             let args = [0, value, 0, 0, 0, 0];
             assert_eq!(
                 run(&program, Arch::X86_64.audit(), number, args),

@@ -38,35 +38,19 @@ pub enum Operator {
 }
 
 const fn int(argument: u8, value: u64) -> Condition {
-    Condition {
-        argument,
-        width: Width::Int,
-        operator: Operator::Is(value),
-    }
+    Condition { argument, width: Width::Int, operator: Operator::Is(value) }
 }
 
 const fn int_not(argument: u8, value: u64) -> Condition {
-    Condition {
-        argument,
-        width: Width::Int,
-        operator: Operator::IsNot(value),
-    }
+    Condition { argument, width: Width::Int, operator: Operator::IsNot(value) }
 }
 
 const fn bits(argument: u8, mask: u64, value: u64) -> Condition {
-    Condition {
-        argument,
-        width: Width::Int,
-        operator: Operator::Masked(mask, value),
-    }
+    Condition { argument, width: Width::Int, operator: Operator::Masked(mask, value) }
 }
 
 const fn long(argument: u8, value: u64) -> Condition {
-    Condition {
-        argument,
-        width: Width::Long,
-        operator: Operator::Is(value),
-    }
+    Condition { argument, width: Width::Long, operator: Operator::Is(value) }
 }
 
 /// MSG_FASTOPEN: connects while sending, and so gets round a refused connect on
@@ -93,10 +77,7 @@ const IPPROTO_MPTCP: u64 = 262;
 pub(super) fn verdict(name: &str, network: NetworkMode) -> Verdict {
     let when = |clauses: Vec<Vec<Condition>>| Verdict::When(clauses, EPERM);
     let one_of = |argument, values: &[u64]| {
-        Verdict::When(
-            values.iter().map(|&v| vec![int(argument, v)]).collect(),
-            EPERM,
-        )
+        Verdict::When(values.iter().map(|&v| vec![int(argument, v)]).collect(), EPERM)
     };
     let private = network == NetworkMode::Private;
     match name {

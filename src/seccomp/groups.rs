@@ -315,9 +315,7 @@ mod tests {
             .chain(NEVER.iter().copied())
         {
             assert!(
-                [Arch::X86_64, Arch::Aarch64]
-                    .iter()
-                    .any(|arch| arch.number(call).is_some()),
+                [Arch::X86_64, Arch::Aarch64].iter().any(|arch| arch.number(call).is_some()),
                 "{call} is no system call"
             );
         }

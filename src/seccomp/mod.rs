@@ -43,18 +43,12 @@ pub struct Rules {
 impl Rules {
     /// How many calls are carried out, always or on conditions.
     pub fn allowed(&self) -> usize {
-        self.calls
-            .values()
-            .filter(|v| matches!(v, Verdict::Allow | Verdict::When(..)))
-            .count()
+        self.calls.values().filter(|v| matches!(v, Verdict::Allow | Verdict::When(..))).count()
     }
 
     /// How many are carried out on conditions.
     pub fn conditional(&self) -> usize {
-        self.calls
-            .values()
-            .filter(|v| matches!(v, Verdict::When(..)))
-            .count()
+        self.calls.values().filter(|v| matches!(v, Verdict::When(..))).count()
     }
 
     /// How many end the process.
@@ -110,13 +104,9 @@ pub fn resolve(
 
 /// The one static copy of a call's name; an error for a name that is no call.
 fn known(name: &str) -> Result<&'static str, String> {
-    Arch::native()
-        .calls()
-        .find(|(known, _)| *known == name)
-        .map(|(known, _)| known)
-        .ok_or_else(|| {
-            format!("no system call is called {name:?} on this machine (see syscalls(2))")
-        })
+    Arch::native().calls().find(|(known, _)| *known == name).map(|(known, _)| known).ok_or_else(
+        || format!("no system call is called {name:?} on this machine (see syscalls(2))"),
+    )
 }
 
 /// The three errno values that filters answer with. They are the same on every
@@ -182,13 +172,8 @@ mod tests {
         for (name, _) in policy::shipped() {
             let policy = policy::load(Some(name), None, Vec::new(), false).unwrap();
             let s = &policy.syscalls;
-            let rules = resolve(
-                &s.groups.value,
-                &s.allow.value,
-                &s.deny.value,
-                NetworkMode::Host,
-            )
-            .unwrap();
+            let rules =
+                resolve(&s.groups.value, &s.allow.value, &s.deny.value, NetworkMode::Host).unwrap();
             assert!(rules.allowed() <= 160, "{name}: {}", rules.allowed());
         }
     }
@@ -199,30 +184,18 @@ mod tests {
     fn the_default_policy_covers_what_was_observed() {
         let policy = policy::load(None, None, Vec::new(), false).unwrap();
         let s = &policy.syscalls;
-        let rules = resolve(
-            &s.groups.value,
-            &s.allow.value,
-            &s.deny.value,
-            NetworkMode::Host,
-        )
-        .unwrap();
+        let rules =
+            resolve(&s.groups.value, &s.allow.value, &s.deny.value, NetworkMode::Host).unwrap();
         let observed = include_str!("../../policies/observed.tsv");
         let calls: Vec<&str> = observed
             .lines()
             .filter(|line| !line.starts_with('#') && !line.starts_with("call\t"))
             .filter_map(|line| line.split('\t').next())
             .collect();
-        assert!(
-            calls.len() > 100,
-            "{} is not what derive writes",
-            calls.len()
-        );
+        assert!(calls.len() > 100, "{} is not what derive writes", calls.len());
         for call in calls {
             assert!(
-                matches!(
-                    rules.calls.get(call),
-                    Some(Verdict::Allow | Verdict::When(..))
-                ),
+                matches!(rules.calls.get(call), Some(Verdict::Allow | Verdict::When(..))),
                 "{call} was observed and is {:?}",
                 rules.calls.get(call)
             );

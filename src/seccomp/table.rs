@@ -26,13 +26,7 @@ pub fn table() -> String {
             })
             .collect();
         // Writing to a String cannot fail.
-        _ = writeln!(
-            out,
-            "| `{}` | {} | {} |",
-            group.name,
-            group.reason,
-            calls.join(", ")
-        );
+        _ = writeln!(out, "| `{}` | {} | {} |", group.name, group.reason, calls.join(", "));
     }
     out.push_str("\nEvery other call is answered:\n\n| answer | why | calls |\n|---|---|---|\n");
     for (answer, why, calls) in [
@@ -42,11 +36,7 @@ pub fn table() -> String {
             ENOSYS,
         ),
         ("killed (SIGSYS)", "no honest server asks for it", KILL),
-        (
-            "EPERM",
-            "everything else; of it, these cannot be allowed by a policy either",
-            NEVER,
-        ),
+        ("EPERM", "everything else; of it, these cannot be allowed by a policy either", NEVER),
     ] {
         _ = writeln!(out, "| {answer} | {why} | {} |", calls.join(", "));
     }
@@ -62,10 +52,6 @@ mod tests {
             std::fs::write(path, super::table()).unwrap();
         }
         let page = std::fs::read_to_string(path).unwrap();
-        assert_eq!(
-            page,
-            super::table(),
-            "run `make tables` and look at the difference"
-        );
+        assert_eq!(page, super::table(), "run `make tables` and look at the difference");
     }
 }

@@ -65,20 +65,14 @@ pub(super) fn init(p: &mut Prepared, channels: &Channels) -> ! {
         )
     });
 
-    seq.take(Step::CgroupNamespace, 0, || {
-        unshare(CloneFlags::CLONE_NEWCGROUP)
-    });
+    seq.take(Step::CgroupNamespace, 0, || unshare(CloneFlags::CLONE_NEWCGROUP));
 
     seq.take(Step::Hostname, 0, || nix::unistd::sethostname(&p.hostname));
 
     if p.private_network {
         seq.take(Step::Loopback, 0, || {
-            let any = socket(
-                AddressFamily::Inet,
-                SockType::Datagram,
-                SockFlag::SOCK_CLOEXEC,
-                None,
-            )?;
+            let any =
+                socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
             sys::net::loopback_up(any.as_fd())
         });
     }
@@ -116,15 +110,11 @@ pub(super) fn init(p: &mut Prepared, channels: &Channels) -> ! {
         still_there(channels.setup.as_fd())
     });
 
-    seq.take(
-        Step::Keyring,
-        0,
-        || match sys::privilege::new_session_keyring() {
-            // A kernel without keyrings has none to share.
-            Err(Errno::ENOSYS) => Ok(()),
-            other => other,
-        },
-    );
+    seq.take(Step::Keyring, 0, || match sys::privilege::new_session_keyring() {
+        // A kernel without keyrings has none to share.
+        Err(Errno::ENOSYS) => Ok(()),
+        other => other,
+    });
 
     seq.take(Step::Rootfs, 0, || {
         // The modes given to mkdir and open are meant as they are.
@@ -279,20 +269,11 @@ fn carry_out(op: &Op, trees: &[Tree], empty: &mut Option<OwnedFd>) -> Result<(),
         Op::File(path, text) => {
             let file = new_file(path)?;
             // A file of this size on an empty tmpfs is written whole or not.
-            if write(&file, text)? == text.len() {
-                Ok(())
-            } else {
-                Err(Errno::ENOSPC)
-            }
+            if write(&file, text)? == text.len() { Ok(()) } else { Err(Errno::ENOSPC) }
         }
         Op::Link(path, to) => symlinkat(to.as_c_str(), AT_FDCWD, path.as_c_str()),
         Op::Proc => {
-            *empty = Some(clone(
-                libc::AT_FDCWD,
-                c"proc",
-                ATTR_RDONLY | ATTR_NOEXEC,
-                false,
-            )?);
+            *empty = Some(clone(libc::AT_FDCWD, c"proc", ATTR_RDONLY | ATTR_NOEXEC, false)?);
             mount(
                 Some(c"proc"),
                 c"proc",
@@ -309,15 +290,8 @@ fn carry_out(op: &Op, trees: &[Tree], empty: &mut Option<OwnedFd>) -> Result<(),
             MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
             Some(options.as_c_str()),
         ),
-        Op::Attach {
-            tree,
-            target,
-            place,
-        } => {
-            let tree = trees
-                .get(*tree)
-                .and_then(|t| t.clone.as_ref())
-                .ok_or(Errno::EBADF)?;
+        Op::Attach { tree, target, place } => {
+            let tree = trees.get(*tree).and_then(|t| t.clone.as_ref()).ok_or(Errno::EBADF)?;
             attach(tree, target, *place)
         }
     }

@@ -40,11 +40,7 @@ pub struct StartError {
 }
 
 fn lead(object: &str) -> String {
-    if object.is_empty() {
-        String::new()
-    } else {
-        format!("{object}: ")
-    }
+    if object.is_empty() { String::new() } else { format!("{object}: ") }
 }
 
 fn hint(remedy: Option<&str>) -> String {
@@ -67,21 +63,13 @@ impl StartError {
     /// The same with the words of `error`, where it has its own.
     #[must_use]
     pub fn because(self, error: &std::io::Error) -> Self {
-        if error.raw_os_error().is_some() {
-            self
-        } else {
-            self.saying(error.to_string())
-        }
+        if error.raw_os_error().is_some() { self } else { self.saying(error.to_string()) }
     }
 
     /// The same with these words, remedy included.
     #[must_use]
     pub fn saying(self, cause: String) -> Self {
-        Self {
-            cause,
-            remedy: None,
-            ..self
-        }
+        Self { cause, remedy: None, ..self }
     }
 
     /// Whether the binary could not be executed, which is status 126, and not
@@ -94,8 +82,5 @@ impl StartError {
 /// "Permission denied (os error 13)": the number is for programs.
 fn words(error: &std::io::Error) -> String {
     let text = error.to_string();
-    text.split(" (os error")
-        .next()
-        .unwrap_or_default()
-        .to_owned()
+    text.split(" (os error").next().unwrap_or_default().to_owned()
 }

@@ -63,11 +63,7 @@ pub fn spawn(mut prepared: Prepared, plan: &Plan) -> Result<Running, StartError>
     let cloned = sys::process::clone(prepared.namespaces, cgroup);
     let (pid, init) = match cloned {
         Ok(Cloned::Child) => {
-            let channels = Channels {
-                setup: theirs,
-                status: status.1,
-                stderr: stderr.1,
-            };
+            let channels = Channels { setup: theirs, status: status.1, stderr: stderr.1 };
             // The supervisor's end must close when the supervisor dies, so no
             // copy of it may stay here.
             drop(ours);
@@ -94,15 +90,11 @@ pub fn spawn(mut prepared: Prepared, plan: &Plan) -> Result<Running, StartError>
             write_maps(pid, &prepared).map_err(|(object, errno)| fail(Step::IdMap, object, errno))
         })
         .and_then(|()| {
-            send(
-                std::os::fd::AsRawFd::as_raw_fd(&running.setup),
-                b"!",
-                MsgFlags::MSG_NOSIGNAL,
-            )
-            .map(drop)
-            // It is gone already and has said why.
-            .or_else(|e| if e == Errno::EPIPE { Ok(()) } else { Err(e) })
-            .map_err(|e| fail(Step::IdMap, "channel", e))
+            send(std::os::fd::AsRawFd::as_raw_fd(&running.setup), b"!", MsgFlags::MSG_NOSIGNAL)
+                .map(drop)
+                // It is gone already and has said why.
+                .or_else(|e| if e == Errno::EPIPE { Ok(()) } else { Err(e) })
+                .map_err(|e| fail(Step::IdMap, "channel", e))
         });
     if let Err(error) = mapped {
         running.abandon();
@@ -114,17 +106,11 @@ pub fn spawn(mut prepared: Prepared, plan: &Plan) -> Result<Running, StartError>
 type Pair = (OwnedFd, OwnedFd);
 
 fn channels(listeners: usize) -> Result<(Pair, Pair, Pair), Errno> {
-    let (ours, theirs) = socketpair(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        None,
-        SockFlag::SOCK_CLOEXEC,
-    )?;
+    let (ours, theirs) =
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
     // Above the descriptors that the app lays out.
-    let theirs = sys::fd::dup_above(
-        std::os::fd::AsRawFd::as_raw_fd(&theirs),
-        first_free(listeners) + 1,
-    )?;
+    let theirs =
+        sys::fd::dup_above(std::os::fd::AsRawFd::as_raw_fd(&theirs), first_free(listeners) + 1)?;
     let status = pipe2(OFlag::O_CLOEXEC)?;
     let stderr = pipe2(OFlag::O_CLOEXEC)?;
     // Only our end: the tenant's keeps its blocking writes.
@@ -171,9 +157,7 @@ impl Running {
         let mut bytes = [0; RECORD];
         match nix::unistd::read(&self.setup, &mut bytes)? {
             0 => Ok(Setup::Done),
-            length => Failure::decode(&bytes[..length])
-                .map(Setup::Failed)
-                .ok_or(Errno::EBADMSG),
+            length => Failure::decode(&bytes[..length]).map(Setup::Failed).ok_or(Errno::EBADMSG),
         }
     }
 
@@ -189,10 +173,7 @@ impl Running {
     pub fn kill(&self) {
         // cgroup.kill also reaches what is being forked right now. Init's death
         // takes the pid namespace with it in any case.
-        let killed = self
-            .cgroup
-            .as_ref()
-            .is_some_and(|cgroup| cgroup.kill().is_ok());
+        let killed = self.cgroup.as_ref().is_some_and(|cgroup| cgroup.kill().is_ok());
         if !killed {
             // ESRCH: it has ended.
             _ = sys::process::pidfd_signal(self.init.as_fd(), libc::SIGKILL);
@@ -202,10 +183,7 @@ impl Running {
     /// Kills and reaps a child whose set-up cannot go on.
     fn abandon(self) {
         _ = sys::process::pidfd_signal(self.init.as_fd(), libc::SIGKILL);
-        let mut fds = [nix::poll::PollFd::new(
-            self.init.as_fd(),
-            nix::poll::PollFlags::POLLIN,
-        )];
+        let mut fds = [nix::poll::PollFd::new(self.init.as_fd(), nix::poll::PollFlags::POLLIN)];
         _ = nix::poll::poll(&mut fds, nix::poll::PollTimeout::NONE);
         _ = sys::process::pidfd_reap(self.init.as_fd());
     }

@@ -135,11 +135,7 @@ impl Prepared {
             ops,
             private_network: plan.network == NetworkMode::Private,
             hostname: plan.tenant.to_string(),
-            rlimits: plan
-                .rlimits
-                .iter()
-                .map(|l| (resource(l.resource), l.soft, l.hard))
-                .collect(),
+            rlimits: plan.rlimits.iter().map(|l| (resource(l.resource), l.soft, l.hard)).collect(),
             exec: path(&plan.exec),
             args: StringArray::new(plan.args.iter().map(|a| string(a)).collect()),
             env,
@@ -224,14 +220,7 @@ fn mounts(plan: &Plan, binary: File, privileged: bool) -> Result<Mounts, StartEr
             let clone = privileged
                 .then(|| clone(opened.as_raw_fd(), c"", attributes, recursive))
                 .transpose()?;
-            trees.push(Tree {
-                path: path(source),
-                opened,
-                clone,
-                attributes,
-                recursive,
-                object,
-            });
+            trees.push(Tree { path: path(source), opened, clone, attributes, recursive, object });
             Ok(trees.len() - 1)
         };
         let op = match entry {
@@ -253,12 +242,7 @@ fn mounts(plan: &Plan, binary: File, privileged: bool) -> Result<Mounts, StartEr
                     place: Place::NewFile,
                 }
             }
-            MountOp::Bind {
-                source,
-                target,
-                access,
-                nested,
-            } => {
+            MountOp::Bind { source, target, access, nested } => {
                 let opened = open_source(source, *access).map_err(fail)?;
                 let directory = is_directory(&opened).map_err(fail)?;
                 let attributes = ATTR_NOSUID
@@ -277,22 +261,14 @@ fn mounts(plan: &Plan, binary: File, privileged: bool) -> Result<Mounts, StartEr
                     (false, true) => Place::Exists,
                     (false, false) => Place::NewFile,
                 };
-                Op::Attach {
-                    tree,
-                    target: inside(target),
-                    place,
-                }
+                Op::Attach { tree, target: inside(target), place }
             }
             MountOp::Binary(target) => {
                 // There is one binary in a plan; a second would find nothing.
                 let opened = binary.take().ok_or_else(|| fail(Errno::EBADF))?;
                 let attributes = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV;
                 let tree = tree(&plan.binary, opened, attributes, false).map_err(fail)?;
-                Op::Attach {
-                    tree,
-                    target: inside(target),
-                    place: Place::NewFile,
-                }
+                Op::Attach { tree, target: inside(target), place: Place::NewFile }
             }
         };
         ops.push((entry.step(), op));
@@ -321,9 +297,7 @@ fn tmpfs_options(size: u64) -> CString {
 
 /// O_PATH: nothing of a source is read, and a fifo or device is not woken.
 fn open_path(path: &Path, resolve: ResolveFlag) -> Result<OwnedFd, Errno> {
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-        .resolve(resolve);
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
     openat2(nix::fcntl::AT_FDCWD, path, how)
 }
 

@@ -34,11 +34,7 @@ impl Failure {
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let (kind, step, errno, object) = fields(bytes)?;
         let step = Step::from_number(step).filter(|_| kind == FAILED)?;
-        Some(Self {
-            step,
-            errno: Errno::from_raw(errno),
-            object,
-        })
+        Some(Self { step, errno: Errno::from_raw(errno), object })
     }
 }
 
@@ -72,12 +68,7 @@ fn record(kind: u8, step: u8, value: i32, object: u32) -> [u8; RECORD] {
 fn fields(bytes: &[u8]) -> Option<(u8, u8, i32, u32)> {
     let bytes: &[u8; RECORD] = bytes.try_into().ok()?;
     let word = |at: usize| [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
-    Some((
-        bytes[0],
-        bytes[1],
-        i32::from_le_bytes(word(4)),
-        u32::from_le_bytes(word(8)),
-    ))
+    Some((bytes[0], bytes[1], i32::from_le_bytes(word(4)), u32::from_le_bytes(word(8))))
 }
 
 /// The child's way through the steps: forward only, and out on the first
@@ -120,12 +111,7 @@ impl<'a> Sequence<'a> {
     /// Reports and ends the process.
     pub(super) fn fail(&self, step: Step, object: usize, errno: Errno) -> ! {
         let object = u32::try_from(object).unwrap_or(u32::MAX);
-        let bytes = Failure {
-            step,
-            errno,
-            object,
-        }
-        .encode();
+        let bytes = Failure { step, errno, object }.encode();
         // If the supervisor is gone nobody is left to be told.
         _ = nix::unistd::write(self.report, &bytes);
         crate::sys::process::exit(SETUP_FAILED)
@@ -139,20 +125,11 @@ mod tests {
     #[test]
     fn records_come_back_as_they_went() {
         for &step in Step::ALL {
-            let failure = Failure {
-                step,
-                errno: Errno::EACCES,
-                object: 77,
-            };
+            let failure = Failure { step, errno: Errno::EACCES, object: 77 };
             assert_eq!(Failure::decode(&failure.encode()), Some(failure));
             assert_eq!(decode_exit(&failure.encode()), None);
         }
-        for exit in [
-            Exit::Code(0),
-            Exit::Code(255),
-            Exit::Signal(9),
-            Exit::Signal(64),
-        ] {
+        for exit in [Exit::Code(0), Exit::Code(255), Exit::Signal(9), Exit::Signal(64)] {
             assert_eq!(decode_exit(&encode_exit(exit)), Some(exit));
             assert_eq!(Failure::decode(&encode_exit(exit)), None);
         }

@@ -18,9 +18,7 @@ use crate::spawn::{Running, Setup};
 use crate::sys;
 
 /// What a supervisor listens to; everything but the first two is the tenant's.
-const SIGNALS: [i32; 8] = [
-    SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGALRM,
-];
+const SIGNALS: [i32; 8] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGALRM];
 
 /// How a tenant ended, with what is known about why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,11 +67,7 @@ pub fn supervise(
 ) -> io::Result<Outcome> {
     let mut relay = Relay::default();
     let mut state = State::Starting;
-    let mut open = Open {
-        setup: true,
-        status: true,
-        stderr: true,
-    };
+    let mut open = Open { setup: true, status: true, stderr: true };
     loop {
         let happened = match wait(running, signals, &mut relay, &mut open, state) {
             Ok(happened) => happened,
@@ -93,11 +87,7 @@ pub fn supervise(
             relay.finish(running.stderr.as_fd(), io::stderr().as_fd());
             return Ok(Outcome {
                 end,
-                oom_kills: running
-                    .cgroup
-                    .as_ref()
-                    .and_then(|c| c.oom_kills())
-                    .unwrap_or(0),
+                oom_kills: running.cgroup.as_ref().and_then(|c| c.oom_kills()).unwrap_or(0),
                 stderr_dropped: relay.dropped,
             });
         }
@@ -156,10 +146,7 @@ fn wait(
             }
         }
     }
-    if state
-        .deadline()
-        .is_some_and(|deadline| Instant::now() >= deadline)
-    {
+    if state.deadline().is_some_and(|deadline| Instant::now() >= deadline) {
         events.push(Event::Deadline);
     }
     Ok(events)
@@ -180,22 +167,12 @@ fn ready(
         (Source::Setup, open.setup, running.setup(), read),
         (Source::Status, open.status, running.status(), read),
         (Source::Stderr, open.stderr, running.stderr.as_fd(), read),
-        (
-            Source::OwnStderr,
-            relay.is_waiting(),
-            stderr.as_fd(),
-            PollFlags::POLLOUT,
-        ),
+        (Source::OwnStderr, relay.is_waiting(), stderr.as_fd(), PollFlags::POLLOUT),
         (Source::Init, true, running.init.as_fd(), read),
     ];
-    let watched: Vec<_> = candidates
-        .into_iter()
-        .filter(|(_, wanted, ..)| *wanted)
-        .collect();
-    let mut fds: Vec<_> = watched
-        .iter()
-        .map(|(_, _, fd, flags)| PollFd::new(*fd, *flags))
-        .collect();
+    let watched: Vec<_> = candidates.into_iter().filter(|(_, wanted, ..)| *wanted).collect();
+    let mut fds: Vec<_> =
+        watched.iter().map(|(_, _, fd, flags)| PollFd::new(*fd, *flags)).collect();
     let timeout = state.deadline().map_or(PollTimeout::NONE, |deadline| {
         // Rounded up: a millisecond early would be a turn in vain.
         let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);

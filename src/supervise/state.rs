@@ -124,12 +124,9 @@ pub fn next(state: State, event: Event, now: Instant, grace: Duration) -> (State
             // It ran and ended so fast that this comes first.
             AppExited(exit) => (State::Exiting { exit }, vec![]),
             InitGone => (State::Ended(End::Lost), vec![]),
-            Signal(signal @ (SIGTERM | SIGINT)) => (
-                State::Killing {
-                    why: Kill::Cancelled { signal },
-                },
-                vec![KillAll],
-            ),
+            Signal(signal @ (SIGTERM | SIGINT)) => {
+                (State::Killing { why: Kill::Cancelled { signal } }, vec![KillAll])
+            }
             // Init holds it until there is an app.
             Signal(signal) => (state, vec![Forward(signal)]),
             Deadline => stay,
@@ -139,9 +136,7 @@ pub fn next(state: State, event: Event, now: Instant, grace: Duration) -> (State
             InitGone => (State::Ended(End::Lost), vec![]),
             // A stopped process hears nothing until it is continued.
             Signal(SIGTERM | SIGINT) => (
-                State::Stopping {
-                    deadline: now + grace,
-                },
+                State::Stopping { deadline: now + grace },
                 vec![NotifyStopping, Forward(SIGTERM), Forward(SIGCONT)],
             ),
             Signal(signal) => (state, vec![Forward(signal)]),

@@ -9,11 +9,7 @@ use crate::plan::Step;
 const GRACE: Duration = Duration::from_secs(30);
 
 fn failure() -> Failure {
-    Failure {
-        step: Step::Proc,
-        errno: Errno::EPERM,
-        object: 0,
-    }
+    Failure { step: Step::Proc, errno: Errno::EPERM, object: 0 }
 }
 
 fn events() -> Vec<Event> {
@@ -36,19 +32,13 @@ fn the_table() {
     let deadline = now + GRACE;
     let exit = Exit::Code(3);
     let forced = State::Killing { why: Kill::Forced };
-    let cancelled = |signal| State::Killing {
-        why: Kill::Cancelled { signal },
-    };
+    let cancelled = |signal| State::Killing { why: Kill::Cancelled { signal } };
     let exiting = State::Exiting { exit };
     let failing = State::Failing { failure: failure() };
     let stopping = State::Stopping { deadline };
     let lost = State::Ended(End::Lost);
     let ended = |end| State::Ended(end);
-    let stop = vec![
-        Action::NotifyStopping,
-        Action::Forward(SIGTERM),
-        Action::Forward(SIGCONT),
-    ];
+    let stop = vec![Action::NotifyStopping, Action::Forward(SIGTERM), Action::Forward(SIGCONT)];
     let hup = vec![Action::Forward(SIGHUP)];
     let none = Vec::new;
     let kill = vec![Action::KillAll];
@@ -139,11 +129,7 @@ fn the_table() {
     for (state, row) in table {
         assert_eq!(row.len(), events().len());
         for (event, expected) in events().into_iter().zip(row) {
-            assert_eq!(
-                next(state, event, now, GRACE),
-                expected,
-                "{state:?} × {event:?}"
-            );
+            assert_eq!(next(state, event, now, GRACE), expected, "{state:?} × {event:?}");
         }
     }
 }
@@ -152,11 +138,7 @@ fn the_table() {
 fn every_other_signal_is_the_tenants() {
     let now = Instant::now();
     for signal in [SIGHUP, SIGUSR1, SIGWINCH, libc::SIGQUIT, libc::SIGUSR2] {
-        for state in [
-            State::Starting,
-            State::Running,
-            State::Stopping { deadline: now },
-        ] {
+        for state in [State::Starting, State::Running, State::Stopping { deadline: now }] {
             assert_eq!(
                 next(state, Event::Signal(signal), now, GRACE),
                 (state, vec![Action::Forward(signal)])
@@ -197,9 +179,6 @@ fn no_order_of_events_leads_back() {
     }
     // From everywhere, the end of init is the end.
     for state in reached {
-        assert!(
-            matches!(next(state, Event::InitGone, now, GRACE).0, State::Ended(_)),
-            "{state:?}"
-        );
+        assert!(matches!(next(state, Event::InitGone, now, GRACE).0, State::Ended(_)), "{state:?}");
     }
 }

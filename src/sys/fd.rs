@@ -81,12 +81,7 @@ pub fn extended_attribute(path: &std::path::Path, name: &str) -> Result<Vec<u8>,
     // SAFETY: both names are NUL-terminated and `value` has the size passed; all
     // outlive the call.
     let length = unsafe {
-        libc::getxattr(
-            path.as_ptr(),
-            name.as_ptr(),
-            value.as_mut_ptr().cast(),
-            value.len(),
-        )
+        libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
     };
     let length = check(length as libc::c_long)?;
     value.truncate(usize::try_from(length).unwrap_or(0));

@@ -20,12 +20,7 @@ pub fn loopback_up(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     }
     // SAFETY: SIOCSIFFLAGS reads one ifreq, which outlives the call.
     check(unsafe {
-        libc::syscall(
-            libc::SYS_ioctl,
-            socket.as_raw_fd(),
-            libc::SIOCSIFFLAGS,
-            &raw const request,
-        )
+        libc::syscall(libc::SYS_ioctl, socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request)
     })
     .map(drop)
 }

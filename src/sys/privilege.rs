@@ -22,11 +22,7 @@ pub fn drop_bounding(cap: u8) -> Result<(), Errno> {
 
 /// Empties the ambient set: PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL.
 pub fn clear_ambient() -> Result<(), Errno> {
-    prctl(
-        libc::PR_CAP_AMBIENT,
-        libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong,
-        0,
-    )
+    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong, 0)
 }
 
 /// Sets and locks NOROOT, NO_SETUID_FIXUP and NO_CAP_AMBIENT_RAISE, and locks
@@ -53,10 +49,7 @@ pub fn clear_capabilities() -> Result<(), Errno> {
         pid: i32,
     }
     const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;
-    let header = Header {
-        version: LINUX_CAPABILITY_VERSION_3,
-        pid: 0,
-    };
+    let header = Header { version: LINUX_CAPABILITY_VERSION_3, pid: 0 };
     // Two halves of (effective, permitted, inheritable), all empty.
     let data = [0u32; 6];
     // SAFETY: a version 3 header is followed by two 12-byte structures, which
@@ -79,25 +72,14 @@ pub fn not_dumpable() -> Result<(), Errno> {
 /// PR_SET_PDEATHSIG: this process gets `signal` when the thread that made it
 /// ends. A change of ids clears it, so it is set after.
 pub fn parent_death_signal(signal: libc::c_int) -> Result<(), Errno> {
-    prctl(
-        libc::PR_SET_PDEATHSIG,
-        libc::c_ulong::from(signal.unsigned_abs()),
-        0,
-    )
+    prctl(libc::PR_SET_PDEATHSIG, libc::c_ulong::from(signal.unsigned_abs()), 0)
 }
 
 /// PR_SET_NAME: the name shown in /proc/<pid>/comm, 15 bytes at most.
 pub fn set_name(name: &std::ffi::CStr) -> Result<(), Errno> {
     // SAFETY: PR_SET_NAME reads a NUL-terminated string, which outlives the call.
     check(unsafe {
-        libc::syscall(
-            libc::SYS_prctl,
-            libc::PR_SET_NAME,
-            name.as_ptr(),
-            0usize,
-            0usize,
-            0usize,
-        )
+        libc::syscall(libc::SYS_prctl, libc::PR_SET_NAME, name.as_ptr(), 0usize, 0usize, 0usize)
     })
     .map(drop)
 }

@@ -49,11 +49,7 @@ pub fn clone(namespaces: libc::c_int, cgroup: Option<BorrowedFd<'_>>) -> Result<
     // child runs on a copy of this stack, as after fork. The supervisor has one
     // thread, so no lock of the allocator or of std can be held by another.
     let pid = check(unsafe {
-        libc::syscall(
-            libc::SYS_clone3,
-            &raw const args,
-            size_of::<libc::clone_args>(),
-        )
+        libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>())
     })?;
     if pid == 0 {
         return Ok(Cloned::Child);
@@ -70,14 +66,7 @@ pub fn clone(namespaces: libc::c_int, cgroup: Option<BorrowedFd<'_>>) -> Result<
 pub fn fork() -> Result<libc::pid_t, Errno> {
     // SAFETY: as in `clone`; the caller is the sandbox's init, single-threaded.
     let pid = check(unsafe {
-        libc::syscall(
-            libc::SYS_clone,
-            libc::SIGCHLD,
-            0usize,
-            0usize,
-            0usize,
-            0usize,
-        )
+        libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0usize, 0usize, 0usize, 0usize)
     })?;
     libc::pid_t::try_from(pid).map_err(|_| Errno::EOVERFLOW)
 }
@@ -94,10 +83,7 @@ impl StringArray {
     /// Takes the strings and lays out the pointers. The strings are owned and
     /// never grow, so the pointers stay good.
     pub fn new(strings: Vec<CString>) -> Self {
-        let strings: Vec<Vec<u8>> = strings
-            .into_iter()
-            .map(CString::into_bytes_with_nul)
-            .collect();
+        let strings: Vec<Vec<u8>> = strings.into_iter().map(CString::into_bytes_with_nul).collect();
         let mut pointers: Vec<_> = strings.iter().map(|s| s.as_ptr()).collect();
         pointers.push(std::ptr::null());
         Self { strings, pointers }
@@ -135,11 +121,7 @@ pub fn execve(path: &CStr, args: &StringArray, env: &StringArray) -> Errno {
     // SAFETY: `path` is NUL-terminated; both arrays hold pointers to
     // NUL-terminated strings that `args` and `env` own, and end with a null.
     unsafe {
-        libc::execve(
-            path.as_ptr(),
-            args.pointers.as_ptr().cast(),
-            env.pointers.as_ptr().cast(),
-        );
+        libc::execve(path.as_ptr(), args.pointers.as_ptr().cast(), env.pointers.as_ptr().cast());
     }
     Errno::last()
 }
@@ -155,13 +137,7 @@ pub fn exit(code: libc::c_int) -> ! {
 pub fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: libc::c_int) -> Result<(), Errno> {
     // SAFETY: a null siginfo means "as kill(2) would fill it in".
     check(unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            pidfd.as_raw_fd(),
-            signal,
-            0usize,
-            0u32,
-        )
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, 0usize, 0u32)
     })
     .map(drop)
 }
@@ -242,13 +218,7 @@ mod tests {
         array
             .strings
             .iter()
-            .map(|s| {
-                CStr::from_bytes_until_nul(s)
-                    .unwrap()
-                    .to_str()
-                    .unwrap()
-                    .to_owned()
-            })
+            .map(|s| CStr::from_bytes_until_nul(s).unwrap().to_str().unwrap().to_owned())
             .collect()
     }
 
@@ -260,10 +230,7 @@ mod tests {
         ]);
         for value in [0, 7, 10, 4_194_304, u32::MAX] {
             array.write_number(1, 11, value).unwrap();
-            assert_eq!(
-                strings(&array),
-                ["A=1".to_owned(), format!("LISTEN_PID={value}")]
-            );
+            assert_eq!(strings(&array), ["A=1".to_owned(), format!("LISTEN_PID={value}")]);
         }
     }
 

@@ -38,12 +38,7 @@ pub fn install(program: &[Instruction]) -> Result<(), Errno> {
     // SAFETY: `prog` has the layout of struct sock_fprog and points at `len`
     // instructions that outlive the call; the kernel copies and verifies them.
     check(unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            0u32,
-            &raw const prog,
-        )
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0u32, &raw const prog)
     })
     .map(drop)
 }

@@ -52,13 +52,7 @@ pub fn reset(signal: libc::c_int) {
     // 64-bit architecture, and SIG_DFL installs no code. EINVAL for SIGKILL and
     // SIGSTOP is the one possible error and means what is wanted.
     unsafe {
-        libc::syscall(
-            libc::SYS_rt_sigaction,
-            signal,
-            default.as_ptr(),
-            0usize,
-            size_of::<u64>(),
-        );
+        libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), 0usize, size_of::<u64>());
     }
 }
 

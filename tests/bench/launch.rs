@@ -44,31 +44,17 @@ struct Competitor {
 
 impl Competitor {
     fn new(name: &'static str, argv: Vec<String>) -> Self {
-        Competitor {
-            name,
-            argv,
-            cgroup: None,
-            times: Vec::new(),
-        }
+        Competitor { name, argv, cgroup: None, times: Vec::new() }
     }
 
     /// Launches once. Everything that can be made ready before the clock starts is.
     fn launch(&self, uid: Option<u32>, stderr: Stdio) -> Result<Duration, String> {
         let failed = |error: io::Error| format!("{}: {}: {error}", self.name, self.argv[0]);
-        let null = File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/null")
-            .map_err(failed)?;
+        let null = File::options().read(true).write(true).open("/dev/null").map_err(failed)?;
         let mut command = Command::new(&self.argv[0]);
-        command
-            .args(&self.argv[1..])
-            .stdout(null.try_clone().map_err(failed)?)
-            .stderr(stderr);
+        command.args(&self.argv[1..]).stdout(null.try_clone().map_err(failed)?).stderr(stderr);
         match &self.cgroup {
-            Some(dir) => command
-                .env("FLOOR_CGROUP", "0")
-                .stdin(File::open(dir).map_err(failed)?),
+            Some(dir) => command.env("FLOOR_CGROUP", "0").stdin(File::open(dir).map_err(failed)?),
             None => command.stdin(null),
         };
         if let Some(id) = uid {
@@ -103,9 +89,7 @@ impl Shuffle {
 }
 
 fn in_path(program: &str) -> Option<PathBuf> {
-    env::split_paths(&env::var_os("PATH")?)
-        .map(|dir| dir.join(program))
-        .find(|path| path.is_file())
+    env::split_paths(&env::var_os("PATH")?).map(|dir| dir.join(program)).find(|path| path.is_file())
 }
 
 fn words(text: &str) -> Vec<String> {
@@ -127,10 +111,7 @@ fn bwrap_rows(bwrap: &str, hello: &str) -> [Competitor; 2] {
     same.extend(words("--remount-ro / /hello"));
     let mut plain = words(&namespaces);
     plain.push("/hello".to_owned());
-    [
-        Competitor::new(BWRAP, plain),
-        Competitor::new(BWRAP_SAME, same),
-    ]
+    [Competitor::new(BWRAP, plain), Competitor::new(BWRAP_SAME, same)]
 }
 
 /// A competitor that is not there is named loudly, and is an error where nothing may be left out.
@@ -165,9 +146,7 @@ fn competitors() -> Result<Vec<Competitor>, String> {
         None => skipped(BWRAP, "no bwrap in PATH")?,
     }
     let mut argv = vec![gosandbox];
-    argv.extend(words(
-        &env::var("GOSANDBOX_ARGS").unwrap_or_else(|_| GOSANDBOX_ARGS.to_owned()),
-    ));
+    argv.extend(words(&env::var("GOSANDBOX_ARGS").unwrap_or_else(|_| GOSANDBOX_ARGS.to_owned())));
     argv.push(hello.to_owned());
     rows.push(Competitor::new(GOSANDBOX, argv));
     Ok(rows)
@@ -175,10 +154,7 @@ fn competitors() -> Result<Vec<Competitor>, String> {
 
 fn number<T: std::str::FromStr>(name: &str) -> Result<Option<T>, String> {
     match env::var(name) {
-        Ok(text) => text
-            .parse()
-            .map(Some)
-            .map_err(|_| format!("{name}: not a number: {text}")),
+        Ok(text) => text.parse().map(Some).map_err(|_| format!("{name}: not a number: {text}")),
         Err(_) => Ok(None),
     }
 }
@@ -198,11 +174,8 @@ fn report(rows: &[Competitor]) {
     let bare = milliseconds(&rows[0].times);
     let added = |name: &str| -> Option<f64> {
         let row = rows.iter().find(|row| row.name == name)?;
-        let differences: Vec<f64> = milliseconds(&row.times)
-            .iter()
-            .zip(&bare)
-            .map(|(one, base)| one - base)
-            .collect();
+        let differences: Vec<f64> =
+            milliseconds(&row.times).iter().zip(&bare).map(|(one, base)| one - base).collect();
         Some(percentile(&differences, 50))
     };
     let ratio = |name: &str, base: &str| match (added(name), added(base)) {
@@ -222,10 +195,7 @@ fn report(rows: &[Competitor]) {
             continue;
         }
         let [floor, bwrap, same] = [FLOOR, BWRAP, BWRAP_SAME].map(|base| ratio(row.name, base));
-        println!(
-            " {:>8.3} {floor:>8} {bwrap:>8} {same:>12}",
-            added(row.name).unwrap_or(f64::NAN)
-        );
+        println!(" {:>8.3} {floor:>8} {bwrap:>8} {same:>12}", added(row.name).unwrap_or(f64::NAN));
     }
     println!(
         "launch: gosandbox adds {:.3} ms, {} x floor, {} x bwrap",
