@@ -33,7 +33,7 @@ pub(super) fn plan(options: &PlanOptions) -> Status {
         let data = serde_json::json!({
             "tenant": known.plan.tenant,
             "binary": known.binary.path,
-            "go": known.binary.go_version,
+            "go": crate::golang::go_version(&known.file),
             "steps": known.plan.steps(),
             "missing": known.plan.missing,
             "notes": known.plan.notes,

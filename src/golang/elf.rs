@@ -74,17 +74,22 @@ pub fn read(file: &File, path: &Path) -> Result<BinaryFacts, ElfError> {
             ));
         }
     }
-    Ok(BinaryFacts {
-        path: path.to_owned(),
-        go_version: go_version(header, endian, data),
-        interpreter,
-    })
+    Ok(BinaryFacts { path: path.to_owned(), interpreter })
+}
+
+/// The Go release that `file` was built with, such as `go1.27.3`; `None` where
+/// it is not Go.
+pub fn go_version(file: &File) -> Option<String> {
+    let data = ReadCache::new(file);
+    let data = &data;
+    let header = elf::FileHeader64::<Endianness>::parse(data).ok()?;
+    build_info_version(header, header.endian().ok()?, data)
 }
 
 /// The version in `.go.buildinfo`: magic, pointer size, flags; with flag bit 1,
 /// as Go has written since 1.18, a length-prefixed text at offset 32
 /// (debug/buildinfo/buildinfo.go).
-fn go_version<'data>(
+fn build_info_version<'data>(
     header: &elf::FileHeader64<Endianness>,
     endian: Endianness,
     data: impl ReadRef<'data>,

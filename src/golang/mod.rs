@@ -4,5 +4,5 @@
 mod elf;
 mod runtime;
 
-pub use elf::{ElfError, read};
+pub use elf::{ElfError, go_version, read};
 pub use runtime::{max_procs, memory_limit};

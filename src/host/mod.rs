@@ -15,7 +15,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use caps::{CapSet, Capability};
+use caps::{CapSet, Capability, CapsHashSet};
 
 use crate::plan::{HostFacts, PathFact, PathKind, system_paths};
 use crate::policy::Policy;
@@ -64,18 +64,19 @@ impl HostError {
 /// Whether this process holds every capability that giving the tenant a host id
 /// of its own takes.
 pub fn privileged() -> bool {
+    let held = effective();
     [
         Capability::CAP_SETUID,
         Capability::CAP_SETGID,
         Capability::CAP_SYS_ADMIN,
         Capability::CAP_CHOWN,
     ]
-    .into_iter()
-    .all(has)
+    .iter()
+    .all(|capability| held.contains(capability))
 }
 
-fn has(capability: Capability) -> bool {
-    caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
+fn effective() -> CapsHashSet {
+    caps::read(None, CapSet::Effective).unwrap_or_default()
 }
 
 /// Reads what the plan for `tenant` under `policy` needs to know. `record`
@@ -97,13 +98,11 @@ pub fn read(
     };
     let sources =
         policy.filesystem.read_only.value.iter().chain(&policy.filesystem.read_write.value);
-    let paths = system_paths()
-        .map(Path::to_owned)
-        .chain(sources.map(|bind| bind.source.clone()))
-        .map(|path| {
-            let fact = path_fact(&path);
-            (path, fact)
-        })
+    let system = system_paths(policy.network.mode.value)
+        // Ours to follow: links in the system's own files are root's.
+        .map(|path| (path.to_owned(), path_fact(path, false)));
+    let paths = system
+        .chain(sources.map(|bind| (bind.source.clone(), path_fact(&bind.source, true))))
         .collect();
     let (_, open_files_hard) =
         nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
@@ -117,7 +116,7 @@ pub fn read(
         uid: HostUid(nix::unistd::geteuid().as_raw()),
         gid: HostGid(nix::unistd::getegid().as_raw()),
         privileged,
-        may_raise_limits: has(Capability::CAP_SYS_RESOURCE),
+        may_raise_limits: effective().contains(&Capability::CAP_SYS_RESOURCE),
         host_id,
         cpus: cpus(),
         open_files_hard,
@@ -160,7 +159,9 @@ fn cpus() -> u32 {
     u32::try_from(count).unwrap_or(1).max(1)
 }
 
-fn path_fact(path: &Path) -> PathFact {
+/// `resolve` asks for the path without its links, which is a question for each
+/// directory on the way.
+fn path_fact(path: &Path, resolve: bool) -> PathFact {
     let missing = PathFact {
         kind: PathKind::Missing,
         real: path.to_owned(),
@@ -171,7 +172,8 @@ fn path_fact(path: &Path) -> PathFact {
     let Ok(data) = path.metadata() else {
         return missing;
     };
-    let Ok(real) = path.canonicalize() else {
+    let real = if resolve { path.canonicalize() } else { Ok(path.to_owned()) };
+    let Ok(real) = real else {
         return missing;
     };
     PathFact {

@@ -144,9 +144,6 @@ impl std::fmt::Display for InheritedAddress {
 pub struct BinaryFacts {
     /// Absolute path, links resolved.
     pub path: PathBuf,
-    /// The Go release it was built with, such as `go1.27.3`; `None` where it is
-    /// not Go.
-    pub go_version: Option<String>,
     /// The program interpreter, for a dynamically linked binary.
     pub interpreter: Option<PathBuf>,
 }

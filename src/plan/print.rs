@@ -114,10 +114,8 @@ impl Plan {
                 IdentityKind::Recorded | IdentityKind::New => Vec::new(),
             },
             Step::BoundingSet => vec!["empty".to_owned()],
-            Step::Fork => vec!["init stays pid 1, the app goes on".to_owned()],
-            Step::InitLock => vec![
-                "not dumpable, no capabilities, no descriptors, a filter of 8 calls".to_owned(),
-            ],
+            Step::Fork => vec!["init stays pid 1, not dumpable; the app goes on".to_owned()],
+            Step::InitLock => vec!["no descriptor but one, a filter of 8 calls".to_owned()],
             Step::Session => vec!["new session; signals at their defaults; umask 077".to_owned()],
             Step::Limits => {
                 self.rlimits.iter().map(|l| format!("{} {}", l.resource.label(), l.soft)).collect()

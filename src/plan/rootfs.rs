@@ -131,8 +131,16 @@ const RESERVED: [&str; 3] = ["/proc", "/dev", "/app"];
 
 /// The host's paths that the root file system may be made of, besides those
 /// that the policy names.
-pub fn system_paths() -> impl Iterator<Item = &'static Path> {
-    SYSTEM_DATA.into_iter().chain(NETWORK_DATA).map(Path::new)
+pub fn system_paths(network: NetworkMode) -> impl Iterator<Item = &'static Path> {
+    SYSTEM_DATA.iter().chain(network_data(network)).map(Path::new)
+}
+
+/// A tenant in the host's network has the host's resolver and names.
+fn network_data(network: NetworkMode) -> &'static [&'static str] {
+    match network {
+        NetworkMode::Private => &[],
+        NetworkMode::Host => &NETWORK_DATA,
+    }
 }
 
 /// The list for one tenant.
@@ -224,15 +232,11 @@ fn etc_files(tenant: &Tenant, identity: Identity) -> Vec<(&'static str, String)>
 /// what lies in it.
 fn binds(identity: Identity, policy: &Policy, host: &HostFacts) -> Result<Vec<MountOp>, PlanError> {
     let mut all: Vec<(Bind, Access)> = Vec::new();
-    let network = match policy.network.mode.value {
-        NetworkMode::Private => &[][..],
-        NetworkMode::Host => &NETWORK_DATA[..],
-    };
-    for path in SYSTEM_DATA.iter().chain(network) {
-        if let Some(fact) = host.paths.get(Path::new(path))
+    for path in system_paths(policy.network.mode.value) {
+        if let Some(fact) = host.paths.get(path)
             && fact.kind != PathKind::Missing
         {
-            let bind = Bind { source: fact.real.clone(), target: PathBuf::from(path) };
+            let bind = Bind { source: fact.real.clone(), target: path.to_owned() };
             all.push((bind, Access::Data));
         }
     }

@@ -112,9 +112,15 @@ steps! {
         PivotRoot = "pivot root";
         /// Nothing more is made in the root.
         ReadOnlyRoot = "read-only root";
+        /// Empty every capability set and lock the securebits: for init and,
+        /// by inheritance, for the app. Nothing after it needs one.
+        Capabilities = "capabilities";
+        /// No exec gives privileges any more; for both again.
+        NoNewPrivs = "no_new_privs";
         /// Make the app's process.
         Fork = "fork";
-        /// Init gives up what it needed until now.
+        /// Init closes what it holds and gets its own filter, as soon as the
+        /// app runs.
         InitLock = "lock init";
     }
     App {
@@ -126,10 +132,6 @@ steps! {
         Descriptors = "descriptors";
         /// The working directory, as the tenant.
         Workdir = "working directory";
-        /// Empty every capability set and lock the securebits.
-        Capabilities = "capabilities";
-        /// No exec gives privileges any more.
-        NoNewPrivs = "no_new_privs";
         /// The allowlist, last: the steps before need more than it lets through.
         Filter = "seccomp filter";
         /// Become the tenant's binary.

@@ -9,13 +9,13 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::setrlimit;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-use nix::sys::stat::{Mode, fstat, mkdirat, umask};
+use nix::sys::stat::{Mode, fstat, fstatat, mkdirat, umask};
 use nix::unistd::{
     Gid, Uid, chdir, pivot_root, read, setresgid, setresuid, setsid, symlinkat, write,
 };
@@ -25,7 +25,7 @@ use super::prepare::{Op, Place, Prepared, Tree, clone, first_free};
 use super::report::Sequence;
 use crate::plan::{PathKind, Step};
 use crate::sys;
-use crate::sys::mount::{ATTR_NOEXEC, ATTR_RDONLY};
+use crate::sys::mount::{ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
 
 /// What the child uses of the channels to the supervisor.
 pub(super) struct Channels {
@@ -122,10 +122,8 @@ pub(super) fn init(p: &mut Prepared, channels: &Channels) -> ! {
         root()
     });
 
-    // What of /proc is to be a directory is covered by this empty one.
-    let mut empty = None;
     for (object, (step, op)) in p.ops.iter().enumerate().skip(1) {
-        seq.take(*step, object, || carry_out(op, &p.trees, &mut empty));
+        seq.take(*step, object, || carry_out(op, &p.trees));
     }
 
     // pivot_root(2): new and old root must be mounts of this namespace, and not
@@ -141,21 +139,27 @@ pub(super) fn init(p: &mut Prepared, channels: &Channels) -> ! {
         sys::mount::set_attributes_at(libc::AT_FDCWD, c"/", ATTR_RDONLY | ATTR_NOEXEC, false)
     });
 
-    let pid = seq.take(Step::Fork, 0, sys::process::fork);
-    if pid == 0 {
-        app(p, channels, seq)
-    }
-
-    // Init holds nothing that the app could want, and nothing it could use.
-    seq.take(Step::InitLock, 0, || {
+    seq.take(Step::Capabilities, 0, || {
         sys::privilege::clear_ambient()?;
+        // Needs CAP_SETPCAP, so before the sets are emptied.
         sys::privilege::lock_securebits()?;
-        sys::privilege::clear_capabilities()?;
-        sys::privilege::no_new_privs()?;
-        sys::privilege::set_name(c"gosandbox-init")?;
-        sys::fd::dup_onto(channels.status.as_raw_fd(), init::STATUS)
+        sys::privilege::clear_capabilities()
     });
-    seq.take(Step::InitLock, 1, || sys::seccomp::install(&p.init_filter));
+
+    seq.take(Step::NoNewPrivs, 0, sys::privilege::no_new_privs);
+
+    let mut side = AppSide { prepared: p, channels };
+    let pid = seq.take(Step::Fork, 0, || {
+        let stack = side.prepared.stack.take().ok_or(Errno::ENOMEM)?;
+        sys::process::vfork(stack, app, &mut side)
+    });
+
+    // The app runs, or has failed and said so.
+    seq.take(Step::InitLock, 0, || {
+        sys::privilege::set_name(c"gosandbox-init")?;
+        sys::fd::dup_onto(channels.status.as_raw_fd(), init::STATUS)?;
+        sys::seccomp::install(&side.prepared.init_filter)
+    });
     // Closes `setup` too: from here on a failure can only be an end.
     if sys::fd::close_from(1).is_err() {
         sys::process::exit(1);
@@ -163,9 +167,19 @@ pub(super) fn init(p: &mut Prepared, channels: &Channels) -> ! {
     init::run(pid)
 }
 
-/// App: in all of the sandbox's namespaces, inside its root, child of init.
-/// Capabilities in the user namespace, the tenant's ids. Signals blocked.
-fn app(p: &mut Prepared, channels: &Channels, mut seq: Sequence<'_>) -> ! {
+/// What the app takes over from init, whose memory it shares until exec.
+struct AppSide<'a> {
+    prepared: &'a mut Prepared,
+    channels: &'a Channels,
+}
+
+/// App: in all of the sandbox's namespaces, inside its root, child of init and
+/// sharing its memory, while init waits for exec. The tenant's ids, no
+/// capabilities. Signals blocked.
+fn app(side: &mut AppSide<'_>) -> ! {
+    let AppSide { prepared: p, channels } = side;
+    let mut seq = Sequence::new(channels.setup.as_fd());
+
     seq.take(Step::Session, 0, || {
         umask(Mode::from_bits_truncate(0o077));
         // Exec keeps ignored signals ignored, and Rust ignores SIGPIPE.
@@ -182,15 +196,6 @@ fn app(p: &mut Prepared, channels: &Channels, mut seq: Sequence<'_>) -> ! {
     // As the tenant and inside: a directory it may not enter is an error now,
     // and none of the host's can be the working directory (CVE-2024-21626).
     seq.take(Step::Workdir, 0, || chdir(p.workdir.as_c_str()));
-
-    seq.take(Step::Capabilities, 0, || {
-        sys::privilege::clear_ambient()?;
-        // Needs CAP_SETPCAP, so before the sets are emptied.
-        sys::privilege::lock_securebits()?;
-        sys::privilege::clear_capabilities()
-    });
-
-    seq.take(Step::NoNewPrivs, 0, sys::privilege::no_new_privs);
 
     if let Some(index) = p.listen_pid {
         // sd_listen_fds(3) compares it with getpid(), as seen inside.
@@ -261,7 +266,7 @@ fn root() -> Result<(), Errno> {
     chdir(STAGE)
 }
 
-fn carry_out(op: &Op, trees: &[Tree], empty: &mut Option<OwnedFd>) -> Result<(), Errno> {
+fn carry_out(op: &Op, trees: &[Tree]) -> Result<(), Errno> {
     match op {
         // Done before the loop.
         Op::Root => Ok(()),
@@ -272,17 +277,14 @@ fn carry_out(op: &Op, trees: &[Tree], empty: &mut Option<OwnedFd>) -> Result<(),
             if write(&file, text)? == text.len() { Ok(()) } else { Err(Errno::ENOSPC) }
         }
         Op::Link(path, to) => symlinkat(to.as_c_str(), AT_FDCWD, path.as_c_str()),
-        Op::Proc => {
-            *empty = Some(clone(libc::AT_FDCWD, c"proc", ATTR_RDONLY | ATTR_NOEXEC, false)?);
-            mount(
-                Some(c"proc"),
-                c"proc",
-                Some(c"proc"),
-                MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
-                Some(c"hidepid=invisible"),
-            )
-        }
-        Op::Mask(path, kind) => mask(path, *kind, empty.as_ref()),
+        Op::Proc => mount(
+            Some(c"proc"),
+            c"proc",
+            Some(c"proc"),
+            MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+            Some(c"hidepid=invisible"),
+        ),
+        Op::Mask(path, kind) => mask(path, *kind),
         Op::Tmpfs(path, options) => mount(
             Some(c"tmpfs"),
             path.as_c_str(),
@@ -323,18 +325,25 @@ fn new_file(path: &CStr) -> Result<OwnedFd, Errno> {
     open(path, flags, Mode::from_bits_truncate(0o444))
 }
 
-/// Covers an entry of /proc. From descriptors, not from a path that something
-/// else could stand at by now.
-fn mask(path: &CStr, kind: PathKind, empty: Option<&OwnedFd>) -> Result<(), Errno> {
-    let cover = match (kind, empty) {
-        (PathKind::Directory, Some(empty)) => {
-            sys::mount::clone_tree(empty.as_raw_fd(), c"", false)?
-        }
-        _ => sys::mount::clone_tree(libc::AT_FDCWD, c"dev/null", false)?,
-    };
-    match sys::mount::attach_tree(cover.as_fd(), libc::AT_FDCWD, path) {
+/// Covers an entry of /proc with what is in our own root: our /dev/null, which
+/// was checked, or the empty directory that /dev/shm still is. Not with
+/// something found by a path of the host's, which could have been swapped.
+fn mask(path: &CStr, kind: PathKind) -> Result<(), Errno> {
+    // Asked first, since dropping a clone that was not attached makes the
+    // kernel wait for a grace period.
+    match fstatat(AT_FDCWD, path, AtFlags::AT_SYMLINK_NOFOLLOW) {
         // This kernel has no such entry.
-        Err(Errno::ENOENT) => Ok(()),
-        other => other,
-    }
+        Err(Errno::ENOENT) => return Ok(()),
+        other => other?,
+    };
+    let cover = match kind {
+        PathKind::Directory => {
+            let attributes = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
+            clone(libc::AT_FDCWD, c"dev/shm", attributes, false)?
+        }
+        PathKind::File | PathKind::Missing => {
+            sys::mount::clone_tree(libc::AT_FDCWD, c"dev/null", false)?
+        }
+    };
+    sys::mount::attach_tree(cover.as_fd(), libc::AT_FDCWD, path)
 }

@@ -17,7 +17,7 @@ use crate::plan::{Access, IdentityKind, MountOp, PathKind, Plan, Resource, Step}
 use crate::policy::NetworkMode;
 use crate::seccomp::{Arch, compile, init_filter};
 use crate::sys::mount::{self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
-use crate::sys::process::StringArray;
+use crate::sys::process::{Stack, StringArray};
 use crate::sys::seccomp::Instruction;
 
 /// One entry of the plan's root file system, ready to be carried out. Paths
@@ -91,6 +91,8 @@ pub struct Prepared {
     /// Copies above the numbers that the tenant's will have.
     pub(super) listeners: Vec<OwnedFd>,
     pub(super) last_capability: u8,
+    /// What the app runs on between fork and exec.
+    pub(super) stack: Option<Stack>,
 }
 
 impl Prepared {
@@ -147,6 +149,7 @@ impl Prepared {
             listeners,
             last_capability: last_capability()
                 .map_err(|e| fail(Step::BoundingSet, "/proc/sys/kernel/cap_last_cap", e))?,
+            stack: Some(Stack::new()),
         })
     }
 }

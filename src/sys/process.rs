@@ -61,14 +61,54 @@ pub fn clone(namespaces: libc::c_int, cgroup: Option<BorrowedFd<'_>>) -> Result<
     })
 }
 
-/// A plain copy of this process in the same namespaces: clone(2) with SIGCHLD
-/// only. Returns 0 in the child. Not fork(3): no atfork handlers run.
-pub fn fork() -> Result<libc::pid_t, Errno> {
-    // SAFETY: as in `clone`; the caller is the sandbox's init, single-threaded.
-    let pid = check(unsafe {
-        libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0usize, 0usize, 0usize, 0usize)
-    })?;
-    libc::pid_t::try_from(pid).map_err(|_| Errno::EOVERFLOW)
+/// Memory for [`vfork`] to run on.
+#[derive(Debug)]
+pub struct Stack(Vec<u128>);
+
+impl Stack {
+    /// 64 KiB: the app's part of the sequence takes a few.
+    pub fn new() -> Self {
+        Self(vec![0; 4096])
+    }
+}
+
+impl Default for Stack {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A child in the same namespaces that runs `f` on `stack`, sharing this
+/// process's memory, while this process is suspended until the child has
+/// called exec or `_exit`: clone(2) with CLONE_VM and CLONE_VFORK. Returns its
+/// pid. Copying the memory instead would take longer than all of `f`.
+pub fn vfork<T>(mut stack: Stack, f: fn(&mut T) -> !, data: &mut T) -> Result<libc::pid_t, Errno> {
+    struct Call<'a, T> {
+        f: fn(&mut T) -> !,
+        data: &'a mut T,
+    }
+    extern "C" fn enter<T>(call: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: `call` is the Call<T> below, which lives in the caller's frame;
+        // the caller is suspended and does not touch it.
+        let call = unsafe { &mut *call.cast::<Call<'_, T>>() };
+        (call.f)(call.data)
+    }
+    let mut call = Call { f, data };
+    let top = stack.0.as_mut_ptr_range().end;
+    // SAFETY: `top` is the 16-byte aligned end of memory that `stack` owns until
+    // after this call, and by then the child has left it (CLONE_VFORK). The
+    // child cannot outlive `call` for the same reason. This process has one
+    // thread, so nothing else runs in the shared memory meanwhile.
+    let pid = unsafe {
+        libc::clone(
+            enter::<T>,
+            top.cast(),
+            libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
+            (&raw mut call).cast(),
+        )
+    };
+    check(pid.into())?;
+    Ok(pid)
 }
 
 /// NUL-terminated strings and the pointers to them with a null at the end, as
