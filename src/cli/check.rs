@@ -1,8 +1,163 @@
-//! `gosandbox check`: what this machine can and cannot do.
+//! `gosandbox check`: what this machine can and cannot do, one line a facility:
+//! ok, missing, what to do.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use super::Status;
+use crate::host::{self, HostError, Roots};
+use crate::plan::{CgroupPlan, HostFacts, cgroup_plan};
+use crate::policy;
+use crate::value::Tenant;
 
-/// Prints a line a facility.
+/// One line.
+struct Finding {
+    facility: &'static str,
+    /// What is there, or what is missing and what to do about it.
+    result: Result<String, String>,
+}
+
+/// Prints a line a facility; 1 where something is missing.
 pub(super) fn check() -> Status {
-    Status::Code(0)
+    let findings = findings(&Roots::default());
+    let mut out = String::new();
+    for Finding { facility, result } in &findings {
+        let (word, text) = match result {
+            Ok(text) => ("ok", text),
+            Err(text) => ("missing", text),
+        };
+        out.push_str(&format!("{word:<8} {facility:<20} {text}\n"));
+    }
+    // `check | head` is no failure.
+    drop(std::io::stdout().write_all(out.as_bytes()));
+    Status::Code(u8::from(findings.iter().any(|f| f.result.is_err())))
+}
+
+fn findings(roots: &Roots) -> Vec<Finding> {
+    let mut findings = vec![
+        Finding { facility: "kernel", result: kernel(roots) },
+        Finding { facility: "user namespaces", result: user_namespaces(roots) },
+        Finding { facility: "seccomp", result: seccomp(roots, "errno", "CONFIG_SECCOMP_FILTER") },
+        Finding {
+            facility: "seccomp notification",
+            result: seccomp(roots, "user_notif", "Linux 5.19 or later"),
+        },
+    ];
+    match facts(roots) {
+        Ok(facts) => {
+            findings.push(Finding { facility: "tenant ids", result: ids(&facts) });
+            findings.push(Finding { facility: "limits", result: limits(&facts) });
+        }
+        Err(error) => {
+            findings.push(Finding { facility: "tenant ids", result: Err(error.to_string()) });
+        }
+    }
+    findings.push(Finding { facility: "a tenant starts", result: trial() });
+    findings
+}
+
+/// cgroup.kill came with 5.14; what needs notifications needs 5.19.
+fn kernel(roots: &Roots) -> Result<String, String> {
+    let path = roots.proc.join("sys/kernel/osrelease");
+    let release = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let release = release.trim();
+    let mut numbers = release.split(['.', '-']).map(|n| n.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version >= (5, 14) {
+        Ok(format!("Linux {release} (5.14 is needed)"))
+    } else {
+        Err(format!("Linux {release}: boot 5.14 or later"))
+    }
+}
+
+/// The switches that distributions put in front of them.
+fn user_namespaces(roots: &Roots) -> Result<String, String> {
+    let number = |name: &str| {
+        let text = std::fs::read_to_string(roots.proc.join("sys").join(name)).ok()?;
+        text.trim().parse::<u64>().ok()
+    };
+    let privileged = host::privileged();
+    match number("user/max_user_namespaces") {
+        None => return Err("this kernel lacks CONFIG_USER_NS".to_owned()),
+        Some(0) => return Err("switched off: sysctl user.max_user_namespaces=15000".to_owned()),
+        Some(_) => {}
+    }
+    for (switch, off) in [
+        ("kernel/unprivileged_userns_clone", 0),
+        ("kernel/apparmor_restrict_unprivileged_userns", 1),
+    ] {
+        if !privileged && number(switch) == Some(off) {
+            let name = switch.replace('/', ".");
+            return Err(format!(
+                "not for unprivileged users: sysctl {name}={}, or start as root",
+                1 - off
+            ));
+        }
+    }
+    Ok(if privileged {
+        "each tenant gets a host id of its own"
+    } else {
+        "tenants have your own id"
+    }
+    .to_owned())
+}
+
+fn seccomp(roots: &Roots, action: &str, remedy: &str) -> Result<String, String> {
+    let path = roots.proc.join("sys/kernel/seccomp/actions_avail");
+    let actions = std::fs::read_to_string(path).unwrap_or_default();
+    if actions.split_whitespace().any(|a| a == action) {
+        Ok(format!("the kernel has {action}"))
+    } else {
+        Err(format!("the kernel has no {action}: {remedy}"))
+    }
+}
+
+/// The name that the trial and the questions use.
+fn trial_tenant() -> Option<Tenant> {
+    "gosandbox-check".parse().ok()
+}
+
+fn facts(roots: &Roots) -> Result<HostFacts, HostError> {
+    let nobody = || HostError { object: "check".into(), cause: "no tenant name".into() };
+    host::read(roots, &trial_tenant().ok_or_else(nobody)?, &policy::Policy::built_in(), false)
+}
+
+fn ids(facts: &HostFacts) -> Result<String, String> {
+    Ok(match facts.host_id {
+        Some(id) => format!("the next new tenant is {}", id.id),
+        None => format!("your own, {}: start as root for one a tenant", facts.uid),
+    })
+}
+
+fn limits(facts: &HostFacts) -> Result<String, String> {
+    let tenant = trial_tenant().ok_or("no tenant name")?;
+    match cgroup_plan(&tenant, &policy::Policy::built_in(), facts) {
+        Ok(CgroupPlan::Made(spec)) => {
+            Ok(format!("memory, cpu and pids, in {}", spec.mount.join(&spec.parent).display()))
+        }
+        Ok(CgroupPlan::NeedsScope) => Ok("in a scope that systemd-run makes".to_owned()),
+        Ok(CgroupPlan::None) => Err("no cgroup".to_owned()),
+        Err(error) => Err(error.message),
+    }
+}
+
+/// Starts gosandbox itself as a tenant, which goes through every step.
+fn trial() -> Result<String, String> {
+    let own = Path::new("/proc/self/exe").read_link().map_err(|e| e.to_string())?;
+    let output = Command::new(&own)
+        .args(["run", "--tenant", "gosandbox-check", "--require", "cgroup=best-effort"])
+        .arg(&own)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| format!("{}: {e}", own.display()))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    // The last line: those before are of what is done without.
+    let last = said.lines().last().unwrap_or_default().trim_start_matches("gosandbox: ");
+    if output.status.success() && output.stdout.starts_with(b"gosandbox ") {
+        Ok("gosandbox itself, as tenant gosandbox-check, through every step".to_owned())
+    } else {
+        Err(crate::value::escape(last))
+    }
 }

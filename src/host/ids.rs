@@ -154,6 +154,7 @@ mod tests {
             etc: at("etc"),
             run: at("run"),
             state: dir.path().join("lib"),
+            ..Roots::default()
         };
         (dir, roots)
     }

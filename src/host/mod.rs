@@ -30,6 +30,8 @@ pub struct Roots {
     pub etc: PathBuf,
     /// Runtime state; `systemd/system` in it says that systemd runs.
     pub run: PathBuf,
+    /// Where cgroup v2 is usually mounted, or `unified` in it.
+    pub cgroup: PathBuf,
     /// Where the record of ids is kept.
     pub state: PathBuf,
 }
@@ -40,6 +42,7 @@ impl Default for Roots {
             proc: "/proc".into(),
             etc: "/etc".into(),
             run: "/run".into(),
+            cgroup: "/sys/fs/cgroup".into(),
             state: "/var/lib/gosandbox".into(),
         }
     }

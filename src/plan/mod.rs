@@ -17,6 +17,7 @@ pub use facts::{
     PathKind,
 };
 pub use resolve::{Request, resolve};
+
 pub use rootfs::{Access, MountOp, system_paths};
 pub use step::{Actor, Step};
 
@@ -24,7 +25,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::policy::{Listener, NetworkMode};
+use crate::policy::{Listener, NetworkMode, Policy};
 use crate::seccomp::Rules;
 use crate::value::{HostGid, HostUid, NsId, Tenant};
 
@@ -68,6 +69,19 @@ pub struct Plan {
     pub missing: Vec<String>,
     /// Things worth knowing that are no loss of protection.
     pub notes: Vec<String>,
+}
+
+/// Where the tenant's cgroups would go: the part of [`resolve`] that a question
+/// about the machine needs.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn cgroup_plan(
+    tenant: &Tenant,
+    policy: &Policy,
+    host: &HostFacts,
+) -> Result<CgroupPlan, PlanError> {
+    cgroup::resolve(tenant, policy, host, false, &mut Vec::new())
 }
 
 /// Who the tenant is, inside and out.
