@@ -10,6 +10,8 @@ use crate::policy::NetworkMode;
 /// One step of the plan, in words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PlannedStep {
+    /// Its place among all steps, from 1: the same in every plan.
+    pub number: usize,
     /// Its name.
     pub step: &'static str,
     /// Which process takes it.
@@ -24,7 +26,9 @@ impl Plan {
     pub fn steps(&self) -> Vec<PlannedStep> {
         Step::ALL
             .iter()
-            .map(|&step| PlannedStep {
+            .enumerate()
+            .map(|(index, &step)| PlannedStep {
+                number: index + 1,
                 step: step.label(),
                 process: step.actor().label(),
                 actions: self.actions(step),
@@ -40,14 +44,14 @@ impl Plan {
         // Writing to a String cannot fail.
         let mut line = |text: std::fmt::Arguments<'_>| _ = out.write_fmt(format_args!("{text}\n"));
         line(format_args!("tenant {}", self.tenant));
-        for (number, planned) in self.steps().iter().enumerate() {
+        for planned in self.steps() {
             if planned.process != process {
                 process = planned.process;
                 line(format_args!("{process}"));
             }
             for (i, action) in planned.actions.iter().enumerate() {
                 if i == 0 {
-                    line(format_args!("{:>4}  {:<17} {action}", number + 1, planned.step));
+                    line(format_args!("{:>4}  {:<17} {action}", planned.number, planned.step));
                 } else {
                     line(format_args!("{:25}{action}", ""));
                 }

@@ -333,3 +333,7 @@ fn environment(
     }
     Ok(env)
 }
+
+#[cfg(test)]
+#[path = "resolve_tests.rs"]
+mod tests;

@@ -1,0 +1,71 @@
+# Everything one can do here; `make` alone lists it. CI calls the same targets.
+
+CARGO    ?= cargo
+HOST     := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+BIN      := target/$(HOST)/release/gosandbox
+GO       ?= default
+export GOSANDBOX_EXAMPLES ?= $(CURDIR)/target/examples
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-22s %s\n", $$1, $$2}'
+
+.PHONY: demo
+demo: build ## build all, run an example tenant, show what it can and cannot do
+	@examples/build $(GO) web probe whoami
+	@examples/demo $(BIN)
+
+.PHONY: test
+test: setup lint unit tenants ## all tests
+
+.PHONY: build
+build: rust ## the one static executable, optimised
+	@$(CARGO) build --release --quiet
+	@echo "built $(BIN)"
+
+.PHONY: rust
+rust:
+	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust 1.91 or later (https://rustup.rs)" >&2; exit 1; }
+	@tests/need cc gcc
+	@tests/need ld libc6-dev /usr/include/stdlib.h
+
+.PHONY: setup
+setup: rust ## install what the tests need, with a line for each
+	@tests/need strace strace
+	@tests/need curl curl
+	@examples/build all
+
+.PHONY: lint
+lint: ## formatting and clippy, warnings are errors
+	$(CARGO) fmt --check
+	$(CARGO) clippy --quiet --all-targets -- -D warnings
+
+.PHONY: unit
+unit: ## tests of everything pure
+	$(CARGO) test --lib
+
+.PHONY: tenants
+tenants: ## tests that start real sandboxes, as root and as a user
+	$(CARGO) test --no-fail-fast --test '*'
+
+.PHONY: golden
+golden: ## write the golden plans anew; look at the difference
+	GOSANDBOX_UPDATE=1 $(CARGO) test --lib golden_plans >/dev/null; git diff --stat tests/golden
+
+.PHONY: tables
+tables: ## write policies/SYSCALLS.md anew
+	GOSANDBOX_UPDATE=1 $(CARGO) test --lib the_page_is_what >/dev/null; git diff --stat policies
+
+.PHONY: derive
+derive: ## trace the examples anew into policies/observed.tsv
+	@policies/derive
+
+.PHONY: bench-launch
+bench-launch: build ## time a Go hello: bare, C floor, bubblewrap, gosandbox
+	@tests/need bwrap bubblewrap
+	@examples/build $(GO) hello
+	@tests/bench/run $(BIN)
+
+.PHONY: clean
+clean: ## remove what was built, toolchains included
+	rm -rf target

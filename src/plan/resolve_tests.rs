@@ -1,0 +1,364 @@
+//! The pure function on machines made up for it, and golden plans.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::plan::{
+    Access, CgroupFacts, CgroupPlan, IdFact, InheritedFact, MountOp, PathFact, PathKind, Step,
+};
+use crate::policy::{self, Layer, PolicyFile, Source};
+use crate::value::HostUid;
+
+/// A server as systemd runs it: root, a delegated cgroup, every controller.
+fn host() -> HostFacts {
+    let file = |path: &str, kind| {
+        let fact =
+            PathFact { kind, real: path.into(), uid: HostUid(0), gid: HostGid(0), mode: 0o755 };
+        (PathBuf::from(path), fact)
+    };
+    let all = || ["cpu", "memory", "pids"].map(str::to_owned).to_vec();
+    HostFacts {
+        uid: HostUid(0),
+        gid: HostGid(0),
+        privileged: true,
+        may_raise_limits: true,
+        host_id: Some(IdFact { id: HostUid(1_879_048_200), recorded: true }),
+        cpus: 8,
+        open_files_hard: 524_288,
+        cgroup: Some(CgroupFacts {
+            mount: "/sys/fs/cgroup".into(),
+            own: "/gosandbox.slice/gosandbox@acme.service".into(),
+            own_delegated: true,
+            parent_delegated: false,
+            own_writable: true,
+            is_root: true,
+            root_controllers: all(),
+            own_controllers: all(),
+            parent_controllers: all(),
+        }),
+        systemd: true,
+        can_scope: true,
+        paths: BTreeMap::from([
+            file("/etc/ssl/certs/ca-certificates.crt", PathKind::File),
+            file("/usr/share/zoneinfo", PathKind::Directory),
+        ]),
+        timezone: Some("Europe/Berlin".into()),
+        inherited: Vec::new(),
+        environment: BTreeMap::new(),
+        env_file: BTreeMap::new(),
+        oom_score_adj: 0,
+    }
+}
+
+/// A laptop: no root, no delegation, no systemd.
+fn laptop() -> HostFacts {
+    let mut host = host();
+    host.uid = HostUid(1001);
+    host.gid = HostGid(1001);
+    host.privileged = false;
+    host.may_raise_limits = false;
+    host.open_files_hard = 4096;
+    host.host_id = None;
+    host.systemd = false;
+    host.can_scope = false;
+    let cgroup = host.cgroup.as_mut().unwrap();
+    cgroup.own_delegated = false;
+    cgroup.own_writable = false;
+    host
+}
+
+fn binary() -> BinaryFacts {
+    BinaryFacts { path: "/srv/acme/app".into(), interpreter: None }
+}
+
+fn request(toml: &str) -> Request {
+    let file: PolicyFile = toml::from_str(toml).unwrap();
+    let base = file.extends.clone();
+    let layer = Layer { source: Source::Flags, file };
+    Request {
+        tenant: "acme".parse().unwrap(),
+        policy: policy::load(base.as_deref(), None, vec![layer], true).unwrap(),
+        args: vec!["-v".into()],
+        scoped: false,
+    }
+}
+
+fn plan(toml: &str, host: &HostFacts) -> Result<Plan, PlanError> {
+    resolve(&request(toml), host, &binary())
+}
+
+fn error(toml: &str, host: &HostFacts) -> String {
+    plan(toml, host).unwrap_err().to_string()
+}
+
+/// The plans that reviewers read as diffs. `GOSANDBOX_UPDATE=1` writes them
+/// anew; the difference has to be meant.
+#[test]
+fn golden_plans() {
+    let listen = "[network]\nlisten = [8080]";
+    let loose = "[require]\ncgroup = \"best-effort\"";
+    for (name, toml, host) in [
+        ("web", listen.to_owned(), host()),
+        ("web-unprivileged", format!("{listen}\n{loose}"), laptop()),
+        ("web-host-network", "[network]\nmode = \"host\"".to_owned(), host()),
+        ("job", "extends = \"job\"".to_owned(), host()),
+    ] {
+        let text = plan(&toml, &host).unwrap().text();
+        let path = format!("{}/tests/golden/{name}.txt", env!("CARGO_MANIFEST_DIR"));
+        if std::env::var_os("GOSANDBOX_UPDATE").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        let golden = std::fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(text, golden, "{name}: `make golden` and look at the difference");
+    }
+}
+
+#[test]
+fn every_shipped_policy_has_a_golden_plan() {
+    for (name, _) in policy::shipped() {
+        let path = format!("{}/tests/golden/{name}.txt", env!("CARGO_MANIFEST_DIR"));
+        assert!(std::path::Path::new(&path).exists(), "{path}");
+    }
+}
+
+/// Steps are printed in the order of the enum, each once, and none is left out
+/// without a reason.
+#[test]
+fn the_plan_shows_every_step() {
+    let planned = plan("[network]\nlisten = [8080]", &host()).unwrap().steps();
+    let labels: Vec<_> = planned.iter().map(|s| s.step).collect();
+    let expected: Vec<_> =
+        Step::ALL.iter().filter(|s| **s != Step::Trees).map(|s| s.label()).collect();
+    assert_eq!(labels, expected, "only `Trees` is for the unprivileged alone");
+    let unprivileged = plan("[require]\ncgroup = \"best-effort\"", &laptop()).unwrap().steps();
+    assert!(unprivileged.iter().any(|s| s.step == Step::Trees.label()));
+}
+
+#[test]
+fn limits_that_cannot_be_had_stop_the_start() {
+    let mut hybrid = host();
+    hybrid.systemd = false;
+    hybrid.can_scope = false;
+    let cgroup = hybrid.cgroup.as_mut().unwrap();
+    cgroup.own_delegated = false;
+    cgroup.root_controllers = vec!["pids".into()];
+    let text = error("", &hybrid);
+    assert!(
+        text.starts_with("cgroup: /sys/fs/cgroup/gosandbox: no memory, cpu controller"),
+        "{text}"
+    );
+    assert!(text.contains("best-effort"), "{text}");
+    let loose = plan("[require]\ncgroup = \"best-effort\"", &hybrid).unwrap();
+    assert_eq!(loose.missing.len(), 1);
+    let CgroupPlan::Made(spec) = loose.cgroup else { panic!() };
+    assert_eq!(spec.controllers, ["pids"]);
+    assert_eq!((spec.limits.memory_max, spec.limits.pids_max), (None, Some(512)));
+
+    let text = error("", &laptop());
+    assert!(text.contains("not delegated to uid 1001") && text.contains("Delegate=yes"), "{text}");
+    let mut none = host();
+    none.cgroup = None;
+    assert!(error("", &none).contains("cgroup v2 is not mounted"));
+}
+
+#[test]
+fn where_the_cgroup_goes() {
+    let spec = |host: &HostFacts| match plan("", host).unwrap().cgroup {
+        CgroupPlan::Made(spec) => *spec,
+        other => panic!("{other:?}"),
+    };
+    // In a unit with Delegate=yes we sit in what is ours, and have to leave it.
+    let unit = spec(&host());
+    assert_eq!(unit.tenant, PathBuf::from("gosandbox.slice/gosandbox@acme.service/acme"));
+    assert_eq!(unit.move_self, Some("gosandbox.slice/gosandbox@acme.service/supervisor".into()));
+    // With DelegateSubgroup= systemd has moved us already.
+    let mut subgroup = host();
+    let cgroup = subgroup.cgroup.as_mut().unwrap();
+    cgroup.own = "/gosandbox.slice/gosandbox@acme.service/supervisor".into();
+    cgroup.own_delegated = false;
+    cgroup.parent_delegated = true;
+    let subgroup = spec(&subgroup);
+    assert_eq!((subgroup.tenant, subgroup.move_self), (unit.tenant, None));
+    // From a shell under systemd: only through a scope.
+    let mut shell = host();
+    shell.cgroup.as_mut().unwrap().own_delegated = false;
+    assert_eq!(plan("", &shell).unwrap().cgroup, CgroupPlan::NeedsScope);
+    let scoped = Request { scoped: true, ..request("") };
+    assert!(resolve(&scoped, &shell, &binary()).is_err(), "no second scope");
+    // Plain root without systemd rules the hierarchy itself.
+    shell.systemd = false;
+    shell.can_scope = false;
+    let root = spec(&shell);
+    assert_eq!(root.tenant, PathBuf::from("gosandbox/acme"));
+    assert_eq!(root.enable, [PathBuf::new(), PathBuf::from("gosandbox")]);
+}
+
+#[test]
+fn binds_that_would_open_or_break_the_sandbox_are_refused() {
+    let mut host = host();
+    let mut add = |path: &str, real: &str, uid, mode| {
+        let fact = PathFact {
+            kind: PathKind::Directory,
+            real: real.into(),
+            uid: HostUid(uid),
+            gid: HostGid(0),
+            mode,
+        };
+        host.paths.insert(path.into(), fact);
+    };
+    add("/srv/data", "/srv/data", 1_879_048_200, 0o700);
+    add("/srv/theirs", "/srv/theirs", 1001, 0o755);
+    add("/srv/link", "/etc", 0, 0o755);
+    let ro = |bind: &str| format!("[filesystem]\nread_only = [\"{bind}\"]");
+    let rw = |bind: &str| format!("[filesystem]\nread_write = [\"{bind}\"]");
+    for (toml, why) in [
+        (ro("/srv/data:/"), "cannot be bound over"),
+        (ro("/srv/data:/proc/sys"), "cannot be bound over"),
+        (ro("/srv/data:/dev/null"), "cannot be bound over"),
+        (ro("/srv/data:/app"), "cannot be bound over"),
+        (ro("/srv/data:/etc"), "fills this directory itself"),
+        (ro("/srv/none:/data"), "no such file"),
+        (ro("/srv/link:/data"), "symbolic link (write /etc)"),
+        (rw("/srv/theirs:/data"), "chown 1879048200:1879048200 /srv/theirs"),
+        (ro("/srv/data:/x") + "\nread_write = [\"/srv/data:/x\"]", "two binds"),
+    ] {
+        let text = error(&toml, &host);
+        assert!(text.starts_with("bind mount: ") && text.contains(why), "{toml}: {text}");
+    }
+    let plan = plan(
+        "[filesystem]\nread_only = [\"/srv/theirs:/www\"]\nread_write = [\"/srv/data:/www/data\"]",
+        &host,
+    )
+    .unwrap();
+    let binds: Vec<_> = plan
+        .rootfs
+        .iter()
+        .filter_map(|op| match op {
+            MountOp::Bind { target, access, nested, .. } => {
+                Some((target.to_str()?, *access, *nested))
+            }
+            _ => None,
+        })
+        .filter(|(target, ..)| target.starts_with("/www"))
+        .collect();
+    // The outer one first, or it would cover the inner.
+    assert_eq!(binds, [("/www", Access::ReadOnly, false), ("/www/data", Access::ReadWrite, true)]);
+}
+
+#[test]
+fn inherited_sockets_are_tied_to_declared_ones() {
+    let inherited = |fd, name: &str, port| InheritedFact {
+        fd,
+        name: name.into(),
+        address: InheritedAddress::Tcp(([127, 0, 0, 1], port).into()),
+        listening: true,
+    };
+    let with = |sockets: Vec<InheritedFact>| HostFacts { inherited: sockets, ..host() };
+    let fds = |toml: &str, host: &HostFacts| -> Vec<(String, Option<i32>)> {
+        let plan = plan(toml, host).unwrap();
+        plan.listeners.into_iter().map(|l| (l.listener.name, l.inherited)).collect()
+    };
+    let two = with(vec![inherited(3, "b", 2), inherited(4, "a", 1)]);
+    let declared = "[network]\nlisten = [\"a=tcp:127.0.0.1:1\", \"b=tcp:127.0.0.1:2\", 9]";
+    assert_eq!(
+        fds(declared, &two),
+        [("a".into(), Some(4)), ("b".into(), Some(3)), ("unknown".into(), None)]
+    );
+    // By address, where the names differ.
+    assert_eq!(
+        fds("[network]\nlisten = [\"x=tcp:127.0.0.1:1\", \"y=tcp:127.0.0.1:2\"]", &two),
+        [("x".into(), Some(4)), ("y".into(), Some(3))]
+    );
+    // With none declared, they are the declaration, in their order.
+    assert_eq!(fds("", &two), [("b".into(), Some(3)), ("a".into(), Some(4))]);
+    // The environment names them in the order of the descriptors.
+    let env = plan(declared, &two).unwrap().env;
+    let value = |name: &str| env.iter().find(|(n, _)| n == name).unwrap().1.to_str().unwrap();
+    assert_eq!((value("LISTEN_FDS"), value("LISTEN_FDNAMES")), ("3", "a:b:unknown"));
+
+    for (toml, sockets, why) in [
+        ("[network]\nlisten = [1]", vec![inherited(3, "b", 2)], "matches no declared listener"),
+        (
+            "[network]\nlisten = [\"a=tcp:127.0.0.1:9\"]",
+            vec![inherited(3, "a", 1)],
+            "make the socket unit and the policy agree",
+        ),
+        ("", vec![InheritedFact { listening: false, ..inherited(3, "a", 1) }], "not a listening"),
+        (
+            "",
+            vec![InheritedFact {
+                address: InheritedAddress::Other("a socket of family vsock".into()),
+                ..inherited(3, "a", 1)
+            }],
+            "only TCP and unix",
+        ),
+    ] {
+        let text = error(toml, &with(sockets));
+        assert!(text.starts_with("listen: ") && text.contains(why), "{text}");
+    }
+}
+
+#[test]
+fn the_environment_has_no_surprises() {
+    let mut host = host();
+    host.env_file = BTreeMap::from([("A".into(), "file".into()), ("B".into(), "file".into())]);
+    host.environment = BTreeMap::from([("B".into(), "passed".into())]);
+    let toml =
+        "[process]\nenv_pass = [\"B\", \"GONE\"]\nenv = { C = \"written\", GOMAXPROCS = \"7\" }";
+    let env = plan(toml, &host).unwrap().env;
+    let text: Vec<String> =
+        env.iter().map(|(k, v)| format!("{k}={}", v.to_str().unwrap())).collect();
+    assert_eq!(
+        text,
+        [
+            "PATH=/app:/usr/local/bin:/usr/bin:/bin",
+            "HOME=/tmp",
+            "TMPDIR=/tmp",
+            "LANG=C.UTF-8",
+            "TZ=Europe/Berlin",
+            "GOSANDBOX_TENANT=acme",
+            "GOMEMLIMIT=460MiB",
+            "A=file",
+            "B=passed",
+            "C=written",
+            "GOMAXPROCS=7",
+        ]
+    );
+    for name in OWN_VARIABLES {
+        let text = error(&format!("[process]\nenv = {{ {name} = \"x\" }}"), &host);
+        assert!(text.contains("set by gosandbox itself"), "{text}");
+    }
+    assert!(error("[process]\nenv = { \"A B\" = \"x\" }", &host).contains("not a variable name"));
+}
+
+#[test]
+fn a_dynamic_binary_needs_its_interpreter_inside() {
+    let dynamic = BinaryFacts {
+        path: "/srv/acme/app".into(),
+        interpreter: Some("/lib64/ld-linux-x86-64.so.2".into()),
+    };
+    let error = resolve(&request(""), &host(), &dynamic).unwrap_err();
+    assert!(error.refused && error.message.contains("CGO_ENABLED=0"), "{error}");
+}
+
+#[test]
+fn ids_that_would_not_be_one_are_refused() {
+    for uid in ["0", "65534", "4294967295"] {
+        let text = error(&format!("[process]\nuid = {uid}"), &host());
+        assert!(text.starts_with("ids: uid"), "{text}");
+    }
+    assert!(error("[process]\nworkdir = \"tmp\"", &host()).contains("not an absolute path"));
+}
+
+#[test]
+fn a_hard_limit_that_cannot_be_raised_is_kept_and_said() {
+    let plan = plan("[require]\ncgroup = \"best-effort\"", &laptop()).unwrap();
+    assert_eq!(plan.rlimits[0].hard, 4096);
+    assert!(plan.notes.iter().any(|n| n.contains("4096 instead of 65536")), "{:?}", plan.notes);
+    let mut host = host();
+    host.open_files_hard = 4096;
+    assert_eq!(
+        super::resolve(&request(""), &host, &binary()).unwrap().raise_open_files,
+        Some(65536)
+    );
+}
