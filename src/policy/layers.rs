@@ -308,7 +308,8 @@ pub fn load(
     let mut next = Some(chosen);
     while let Some(name) = next {
         let layer = find(&name, chain.last(), privileged)?;
-        if chain.iter().any(|seen| seen.source == layer.source) {
+        // A longer chain is a circle in another spelling, as ../x/a.toml in x.
+        if chain.iter().any(|seen| seen.source == layer.source) || chain.len() > 16 {
             return Err(PolicyError::Loop(name));
         }
         next = layer.file.extends.clone();
@@ -378,15 +379,16 @@ fn with_suggestion(message: &str) -> String {
     let Some(wrong) = quoted.next() else {
         return message;
     };
+    let what = if message.starts_with("unknown variant") { "value" } else { "key" };
     let near = quoted
         .map(|known| (strsim::damerau_levenshtein(wrong, known), known))
         .filter(|(distance, known)| *distance <= 1 + known.len() / 4)
         .min();
     match near {
         Some((_, known)) => {
-            format!("unknown key `{wrong}` (did you mean `{known}`?)")
+            format!("unknown {what} `{wrong}` (did you mean `{known}`?)")
         }
-        None => message.replacen("field", "key", 1),
+        None => message.replacen("field", "key", 1).replacen("variant", "value", 1),
     }
 }
 
@@ -441,3 +443,7 @@ pub fn from_environment(
         .map_err(|e| PolicyError::Variable("GOSANDBOX_*".to_owned(), e.message().to_owned()))?;
     Ok(Layer { source: Source::Environment, file })
 }
+
+#[cfg(test)]
+#[path = "layers_tests.rs"]
+mod tests;

@@ -87,3 +87,55 @@ pub fn remedy(step: Step, errno: Errno) -> Option<&'static str> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spawn::StartError;
+
+    /// Every remedy is reached by the errno that the kernel gives in that case,
+    /// and the sentence holds tenant, step, object, cause and remedy.
+    #[test]
+    fn the_sentence() {
+        let tenant = "acme".parse().unwrap();
+        let error = StartError::new(&tenant, Step::Proc, "/proc", Errno::EPERM);
+        assert_eq!(
+            error.to_string(),
+            "tenant acme: proc: /proc: Operation not permitted (/proc of this system is partly \
+             covered, so the kernel refuses a fresh one: remove ProtectKernelTunables=, \
+             ProtectKernelLogs= and the like, or unmask the container's /proc)"
+        );
+        let error = StartError::new(&tenant, Step::Hostname, "", Errno::EIO);
+        assert_eq!(error.to_string(), "tenant acme: host name: Input/output error");
+    }
+
+    /// A remedy tells somebody to do something; one that only restates the
+    /// errno is none. None ends in a full stop, and none is for every errno.
+    #[test]
+    fn remedies_are_for_certain_causes() {
+        let errnos = [
+            Errno::EPERM,
+            Errno::EACCES,
+            Errno::ENOENT,
+            Errno::EINVAL,
+            Errno::ENOSPC,
+            Errno::EBUSY,
+            Errno::EADDRINUSE,
+            Errno::ENOSYS,
+            Errno::EIO,
+        ];
+        let mut found = 0;
+        for &step in Step::ALL {
+            assert_eq!(
+                remedy(step, Errno::EIO),
+                None,
+                "a broken disk has no remedy here: {step:?}"
+            );
+            for text in errnos.iter().filter_map(|&errno| remedy(step, errno)) {
+                found += 1;
+                assert!(!text.ends_with('.') && text.len() > 20, "{text}");
+            }
+        }
+        assert!(found > 20);
+    }
+}

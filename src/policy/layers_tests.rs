@@ -1,0 +1,162 @@
+//! Layers, origins, and errors that say where and what.
+
+use super::*;
+use crate::testing::TempDir;
+
+fn write(dir: &TempDir, name: &str, text: &str) -> PathBuf {
+    let path = dir.path().join(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+fn flags(toml: &str) -> Layer {
+    Layer { source: Source::Flags, file: toml::from_str(toml).unwrap() }
+}
+
+fn environment(variables: &[(&str, &str)]) -> Result<Layer, PolicyError> {
+    from_environment(variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())))
+}
+
+#[test]
+fn later_layers_win_and_say_where_from() {
+    let dir = TempDir::new("layers");
+    let named = write(
+        &dir,
+        "base.toml",
+        "extends = \"web\"\n[limits]\nmemory = \"1G\"\ncpu = 1\npids = 7\n",
+    );
+    let own = write(&dir, "acme.toml", "[limits]\nmemory = \"2G\"\ncpu = 3\n");
+    let environment = environment(&[("GOSANDBOX_LIMITS_CPU", "0.5"), ("HOME", "/")]).unwrap();
+    let policy = load(
+        Some(named.to_str().unwrap()),
+        Some(&own),
+        vec![environment, flags("[limits]\ntmp = \"1M\"")],
+        true,
+    )
+    .unwrap();
+    let l = &policy.limits;
+    let shown = |origin: &Origin| origin.to_string();
+    assert_eq!((l.pids.value, shown(&l.pids.origin)), (7, named.display().to_string()));
+    assert_eq!(
+        (l.memory.value.to_string(), shown(&l.memory.origin)),
+        ("2G".into(), own.display().to_string())
+    );
+    assert_eq!((l.cpu.value.milli, shown(&l.cpu.origin)), (500, "GOSANDBOX_LIMITS_CPU".into()));
+    assert_eq!(
+        (l.tmp.value.to_string(), shown(&l.tmp.origin)),
+        ("1M".into(), "command line".into())
+    );
+    assert_eq!(shown(&l.shm.origin), "built-in default");
+    assert_eq!(shown(&policy.syscalls.groups.origin), "policy web");
+    assert_eq!(policy.origins().len(), KEYS.len());
+}
+
+#[test]
+fn lists_are_replaced_but_binds_and_variables_are_laid_over_each_other() {
+    let mut policy = Policy::built_in();
+    policy.apply(flags(
+        "[filesystem]\nread_only = [\"/a:/x\", \"/b:/y\"]\n[network]\nlisten = [1, 2]\n[process]\nenv = { A = \"1\", B = \"1\" }",
+    ));
+    policy.apply(flags(
+        "[filesystem]\nread_only = [\"/c:/x\"]\n[network]\nlisten = [3]\n[process]\nenv = { B = \"2\" }",
+    ));
+    let binds: Vec<_> = policy.filesystem.read_only.value.iter().map(ToString::to_string).collect();
+    assert_eq!(binds, ["/b:/y", "/c:/x"]);
+    assert_eq!(policy.network.listen.value.len(), 1);
+    assert_eq!(policy.process.env.value["A"], "1");
+    assert_eq!(policy.process.env.value["B"], "2");
+}
+
+#[test]
+fn errors_name_file_line_column_and_what_was_meant() {
+    let dir = TempDir::new("policy-errors");
+    for (text, expected) in [
+        (
+            "[limits]\nmemroy = \"1G\"\n",
+            "p.toml:2:1: unknown key `memroy` (did you mean `memory`?)",
+        ),
+        ("[limts]\n", "p.toml:1:2: unknown key `limts` (did you mean `limits`?)"),
+        (
+            "[limits]\n\n  memory = \"1X\"\n",
+            "p.toml:3:12: size \"1X\": write a number and K, M, G or T, as in 512M",
+        ),
+        (
+            "[limits]\ncpu = 0\n",
+            "p.toml:2:7: cpu 0: write a number of processors from 0.01 to 4096, as in 1.5",
+        ),
+        ("[network]\nmode = \"hots\"\n", "p.toml:2:8: unknown value `hots` (did you mean `host`?)"),
+        ("[limits\n", "p.toml:1:8: "),
+        ("[process]\nzzz = 1\n", "p.toml:2:1: unknown key `zzz`, expected one of "),
+    ] {
+        let path = write(&dir, "p.toml", text);
+        let error =
+            load(Some(path.to_str().unwrap()), None, vec![], false).unwrap_err().to_string();
+        let error = error.strip_prefix(&format!("{}/", dir.path().display())).unwrap();
+        assert!(error.starts_with(expected), "{text:?}\n  {error}\n  {expected}");
+    }
+}
+
+#[test]
+fn policies_that_are_not_there_or_turn_in_circles() {
+    let error = load(Some("wbe"), None, vec![], false).unwrap_err().to_string();
+    assert!(error.contains("web, job") && error.contains("./wbe"), "{error}");
+    let dir = TempDir::new("loop");
+    write(&dir, "a.toml", "extends = \"./b.toml\"");
+    let b = write(&dir, "b.toml", "extends = \"./a.toml\"");
+    // Relative to the file that says it, whatever the spelling grows to.
+    let error = load(Some(b.to_str().unwrap()), None, vec![], false).unwrap_err().to_string();
+    assert!(error.contains("extends itself"), "{error}");
+    let missing = dir.path().join("none.toml");
+    assert!(matches!(
+        load(Some(missing.to_str().unwrap()), None, vec![], false),
+        Err(PolicyError::Read(..))
+    ));
+    // The tenant's own file is the one that may be missing.
+    load(None, Some(&missing), vec![], false).unwrap();
+}
+
+#[test]
+fn a_policy_that_strangers_may_write_is_not_roots() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = TempDir::new("writable");
+    let path = write(&dir, "p.toml", "");
+    let name = path.to_str().unwrap();
+    for mode in [0o664, 0o646] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let error = load(Some(name), None, vec![], true).unwrap_err().to_string();
+        assert!(error.contains("chmod go-w"), "{error}");
+        assert!(load(None, Some(&path), vec![], true).is_err());
+        load(Some(name), None, vec![], false).unwrap();
+    }
+}
+
+#[test]
+fn variables() {
+    let layer = environment(&[
+        ("GOSANDBOX_LIMITS_MEMORY_HIGH", "1G"),
+        ("GOSANDBOX_NETWORK_LISTEN", "[8080, \"a=unix:/run/a\"]"),
+        ("GOSANDBOX_PROCESS_WORKDIR", "/tmp"),
+        ("GOSANDBOX_EXAMPLES", "/somewhere"),
+        ("GOSANDBOX_SCOPED", "1"),
+    ])
+    .unwrap();
+    assert_eq!(layer.file.limits.memory_high, Some(ByteSize(1 << 30)));
+    assert_eq!(layer.file.network.listen.unwrap().len(), 2);
+    assert_eq!(layer.file.process.workdir, Some("/tmp".into()));
+    for (name, value, why) in [
+        ("GOSANDBOX_LIMITS_MEMROY", "1G", "GOSANDBOX_LIMITS_MEMORY"),
+        ("GOSANDBOX_LIMITS_MEMORY", "lots", "size \"lots\""),
+        ("GOSANDBOX_LIMITS_PIDS", "many", "invalid type"),
+    ] {
+        let error = environment(&[(name, value)]).unwrap_err().to_string();
+        assert!(error.starts_with(name) && error.contains(why), "{error}");
+    }
+}
+
+#[test]
+fn shipped_policies_parse_and_their_chain_ends_at_web() {
+    for (name, _) in shipped() {
+        let policy = load(Some(name), None, vec![], true).unwrap();
+        assert!(!policy.syscalls.groups.value.is_empty(), "{name}");
+    }
+}
