@@ -42,6 +42,9 @@ impl CgroupError {
     }
 }
 
+/// The name of the one instance that there is at a time.
+const INSTANCE: &str = "1";
+
 /// How long leftovers of a dead supervisor may take to vanish. They were killed
 /// with it; this is for the kernel to finish.
 const LEFTOVER_DEADLINE: Duration = Duration::from_secs(5);
@@ -49,7 +52,6 @@ const LEFTOVER_DEADLINE: Duration = Duration::from_secs(5);
 /// One instance's cgroup. Dropping it kills and removes what is left.
 #[derive(Debug)]
 pub struct Instance {
-    mount: PathBuf,
     tenant: PathBuf,
     path: PathBuf,
     dir: File,
@@ -81,7 +83,7 @@ pub fn create(spec: &CgroupSpec) -> Result<Instance, CgroupError> {
         // It may hold nothing of ours that is alive; one that is not empty
         // belongs to somebody else and stays.
         drop(std::fs::remove_dir(&tenant));
-        remove_parent(&spec.mount, &tenant);
+        remove_parent(&tenant);
     }
     made
 }
@@ -93,7 +95,7 @@ fn instance(spec: &CgroupSpec, tenant: &Path) -> Result<Instance, CgroupError> {
         // For memory.oom.group and accounting by instance.
         enable(tenant, &spec.controllers)?;
     }
-    let path = tenant.join("1");
+    let path = tenant.join(INSTANCE);
     make(&path)?;
     let open = |path: &Path, write: bool| {
         OpenOptions::new()
@@ -111,7 +113,6 @@ fn instance(spec: &CgroupSpec, tenant: &Path) -> Result<Instance, CgroupError> {
         write(&path.join("memory.oom.group"), "1").map_err(cleanup)?;
     }
     Ok(Instance {
-        mount: spec.mount.clone(),
         tenant: tenant.to_owned(),
         dir: open(&path, false).map_err(cleanup)?,
         kill: open(&path.join("cgroup.kill"), true).map_err(cleanup)?,
@@ -154,15 +155,13 @@ impl Drop for Instance {
             drop(remove_leftovers(&self.tenant));
         }
         drop(std::fs::remove_dir(&self.tenant));
-        remove_parent(&self.mount, &self.tenant);
+        remove_parent(&self.tenant);
     }
 }
 
 /// Removes `gosandbox/`, the only parent that we make, if no tenant is left.
-fn remove_parent(mount: &Path, tenant: &Path) {
-    if let Some(parent) =
-        tenant.parent().filter(|p| p.parent() == Some(mount) && p.ends_with("gosandbox"))
-    {
+fn remove_parent(tenant: &Path) {
+    if let Some(parent) = tenant.parent().filter(|p| p.ends_with("gosandbox")) {
         // EBUSY: another tenant is there.
         drop(std::fs::remove_dir(parent));
     }
@@ -240,7 +239,9 @@ fn limit(dir: &Path, limits: &ResourceLimits) -> Result<(), CgroupError> {
 fn remove_leftovers(tenant: &Path) -> Result<(), CgroupError> {
     let deadline = Instant::now() + LEFTOVER_DEADLINE;
     let entries = std::fs::read_dir(tenant).map_err(CgroupError::at(tenant))?;
-    for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+    // Only names that we give: whatever else is there is somebody else's, and
+    // then creating the instance or removing the tenant's directory fails.
+    for entry in entries.flatten().filter(|e| e.file_name() == INSTANCE) {
         let path = entry.path();
         loop {
             match std::fs::remove_dir(&path) {

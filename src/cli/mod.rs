@@ -5,7 +5,6 @@ mod options;
 mod plan;
 mod run;
 
-use std::fmt;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -57,9 +56,9 @@ impl Status {
         match self {
             Self::Code(code) => ExitCode::from(code),
             Self::Signal(signal) => {
-                // A core dump would be of gosandbox and not of the tenant.
-                let core = nix::sys::resource::Resource::RLIMIT_CORE;
-                _ = nix::sys::resource::setrlimit(core, 0, 0);
+                // A core dump would be of gosandbox, with whatever secrets it
+                // read for the tenant.
+                _ = sys::privilege::not_dumpable();
                 sys::signal::reset(signal);
                 if std::process::id() != 1 {
                     sys::signal::raise(signal);
@@ -68,13 +67,6 @@ impl Status {
             }
         }
     }
-}
-
-/// Says one line on stderr. A stderr that is gone is no reason to fail.
-pub(crate) fn say(line: impl fmt::Display) {
-    use std::io::Write;
-    // One write, so that lines of several tenants do not mix.
-    drop(std::io::stderr().write_all(format!("gosandbox: {line}\n").as_bytes()));
 }
 
 /// Runs the command that the arguments name.

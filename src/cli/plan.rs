@@ -4,8 +4,9 @@ use std::io::Write;
 
 use clap::Args;
 
-use super::{Status, TenantOptions, say};
+use super::{Status, TenantOptions};
 use crate::host::Roots;
+use crate::observe::sink::say;
 
 /// Flags of `plan` besides those of `run`.
 #[derive(Debug, Args)]

@@ -7,11 +7,12 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
 
 use super::options::{Known, SCOPED};
-use super::{Status, TenantOptions, say};
+use super::{Status, TenantOptions};
 use crate::cgroup;
 use crate::host::Roots;
 use crate::listen::{self, Socket};
 use crate::observe::notify::Notifier;
+use crate::observe::sink::say;
 use crate::observe::state_file::{self, State, StateFile};
 use crate::plan::{CgroupPlan, IdentityKind, Plan, Step};
 use crate::policy::Address;
@@ -162,10 +163,10 @@ fn explain(plan: &Plan, failure: Failure) -> StartError {
 /// ends.
 fn finish(plan: &Plan, outcome: Outcome) -> Status {
     let tenant = &plan.tenant;
-    if outcome.stderr_dropped > 0 {
+    if outcome.dropped > 0 {
         say(format_args!(
-            "tenant {tenant}: {} bytes of its stderr were dropped: nobody read them in time",
-            outcome.stderr_dropped
+            "tenant {tenant}: {} bytes of its output were dropped: nobody read them in time",
+            outcome.dropped
         ));
     }
     let out_of_memory = match (&plan.cgroup, outcome.oom_kills) {

@@ -36,6 +36,10 @@ const MACHINE: (u16, &str) = (elf::EM_X86_64.0, "amd64");
 #[cfg(target_arch = "aarch64")]
 const MACHINE: (u16, &str) = (elf::EM_AARCH64.0, "arm64");
 
+/// 64 KiB of program headers.
+const MAX_SEGMENTS: u16 = 1170;
+/// More sections than any linker of Go's makes.
+const MAX_SECTIONS: u16 = 4096;
 /// Longest interpreter path that is believed: PATH_MAX of limits.h.
 const MAX_PATH: u64 = 4096;
 /// Longest version text that is believed.
@@ -57,6 +61,11 @@ pub fn read(file: &File, path: &Path) -> Result<BinaryFacts, ElfError> {
     if kind != elf::ET_EXEC && kind != elf::ET_DYN {
         return Err(ElfError::Type(kind.0));
     }
+    // The kernel refuses more than 64 KiB of them (fs/binfmt_elf.c), and the
+    // number that says "look elsewhere" with it.
+    if !(1..=MAX_SEGMENTS).contains(&header.e_phnum(endian)) {
+        return Err(ElfError::Damaged("program headers"));
+    }
     let segments =
         header.program_headers(endian, data).map_err(|_| ElfError::Damaged("program headers"))?;
     let mut interpreter = None;
@@ -69,9 +78,13 @@ pub fn read(file: &File, path: &Path) -> Result<BinaryFacts, ElfError> {
             let bytes =
                 data.read_bytes_at(offset, size).map_err(|()| ElfError::Damaged("interpreter"))?;
             let text = bytes.split(|&b| b == 0).next().unwrap_or_default();
-            interpreter = Some(PathBuf::from(
-                std::str::from_utf8(text).map_err(|_| ElfError::Damaged("interpreter"))?,
-            ));
+            let text = std::str::from_utf8(text).map_err(|_| ElfError::Damaged("interpreter"))?;
+            if text.is_empty() {
+                return Err(ElfError::Damaged("interpreter"));
+            }
+            interpreter = Some(PathBuf::from(text));
+            // The kernel takes the first.
+            break;
         }
     }
     Ok(BinaryFacts { path: path.to_owned(), interpreter })
@@ -96,6 +109,9 @@ fn build_info_version<'data>(
 ) -> Option<String> {
     const MAGIC: &[u8] = b"\xff Go buildinf:";
     const INLINE: u8 = 2;
+    if !(1..=MAX_SECTIONS).contains(&header.e_shnum(endian)) {
+        return None;
+    }
     let sections = header.sections(endian, data).ok()?;
     let (_, section) = sections.section_by_name(endian, b".go.buildinfo")?;
     let (offset, size) = section.file_range(endian)?;

@@ -1,5 +1,8 @@
 //! One host id a tenant, recorded for good.
 //!
+//! Nobody but root may open it: to lock a file, reading it is enough, and a lock
+//! held by a stranger would stop every start.
+//!
 //! The record is a text file, one `NAME ID` a line, only ever added to, under a
 //! lock. An id that was given once is never given to another tenant, even when
 //! the first is gone: its files may still lie about.
@@ -31,7 +34,7 @@ pub fn allocate(roots: &Roots, tenant: &Tenant) -> Result<IdFact, HostError> {
     let object = |e: &dyn std::fmt::Display| HostError::new(dir.join(FILE).display(), e);
     DirBuilder::new()
         .recursive(true)
-        .mode(0o755)
+        .mode(0o700)
         .create(dir)
         .map_err(|e| HostError::new(dir.display(), e))?;
     let data = dir.symlink_metadata().map_err(|e| HostError::new(dir.display(), e))?;
@@ -45,7 +48,7 @@ pub fn allocate(roots: &Roots, tenant: &Tenant) -> Result<IdFact, HostError> {
         .read(true)
         .append(true)
         .create(true)
-        .mode(0o644)
+        .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW)
         .open(dir.join(FILE))
         .map_err(|e| object(&e))?;

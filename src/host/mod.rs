@@ -12,12 +12,12 @@ pub use inherited::FIRST as FIRST_INHERITED;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use caps::{CapSet, Capability, CapsHashSet};
 
-use crate::plan::{HostFacts, PathFact, PathKind, system_paths};
+use crate::plan::{HostFacts, PathFact, PathKind, StdinFact, system_paths};
 use crate::policy::Policy;
 use crate::value::{HostGid, HostUid, Tenant};
 
@@ -128,10 +128,11 @@ pub fn read(
         can_scope: systemd_booted(roots) && (privileged || user_manager()),
         paths,
         timezone: timezone(&roots.etc),
+        stdin: stdin(),
         inherited: inherited::read()?,
         environment: passed(&policy.process.env_pass.value),
         env_file: match &policy.process.env_file.value {
-            Some(path) => env_file(path)?,
+            Some(path) => env_file(path, privileged)?,
             None => BTreeMap::new(),
         },
         oom_score_adj,
@@ -141,6 +142,24 @@ pub fn read(
 /// sd_booted(3): whether systemd is the service manager.
 pub fn systemd_booted(roots: &Roots) -> bool {
     roots.run.join("systemd/system").symlink_metadata().is_ok_and(|m| m.is_dir())
+}
+
+/// A descriptor that is closed is opened on /dev/null before main.
+fn stdin() -> StdinFact {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    use nix::sys::stat::{SFlag, fstat};
+    let stdin = io::stdin();
+    let kind = fstat(&stdin).map(|data| data.st_mode & SFlag::S_IFMT.bits()).unwrap_or(0);
+    let flags = fcntl(&stdin, FcntlArg::F_GETFL).unwrap_or(0);
+    match SFlag::from_bits_truncate(kind) {
+        SFlag::S_IFDIR => StdinFact::Door("a directory"),
+        SFlag::S_IFBLK => StdinFact::Door("a block device"),
+        _ if OFlag::from_bits_truncate(flags).contains(OFlag::O_PATH) => {
+            StdinFact::Door("a descriptor of a path")
+        }
+        _ if io::IsTerminal::is_terminal(&stdin) => StdinFact::Terminal,
+        _ => StdinFact::Ordinary,
+    }
 }
 
 /// Whether a systemd user manager runs for this user.
@@ -197,14 +216,49 @@ fn timezone(etc: &Path) -> Option<String> {
     plain.then(|| zone.to_owned())
 }
 
+/// Opens for reading without waiting for a writer, should it be a fifo.
+pub(crate) fn open_now(path: &Path) -> io::Result<std::fs::File> {
+    std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+}
+
+/// The text of a file that root may be asked to trust: a regular file, of a size
+/// that a person could have written, and with `privileged` one that nobody but
+/// its owner may write. All asked of the open descriptor.
+///
+/// # Errors
+/// `InvalidInput` where it is no such file, else what reading says.
+pub(crate) fn read_trusted(path: &Path, privileged: bool) -> io::Result<String> {
+    let bad = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, why.to_owned()));
+    let file = open_now(path)?;
+    let data = file.metadata()?;
+    if !data.is_file() {
+        return bad("not a regular file");
+    }
+    if privileged && data.mode() & 0o022 != 0 {
+        return bad("writable by group or others (chmod go-w it)");
+    }
+    if data.len() > MAX_TEXT {
+        return bad("larger than a megabyte");
+    }
+    let mut text = String::new();
+    io::Read::read_to_string(&mut io::Read::take(file, MAX_TEXT), &mut text)?;
+    Ok(text)
+}
+
+/// More than this is a mistake or an attack.
+const MAX_TEXT: u64 = 1 << 20;
+
 fn passed(names: &[String]) -> BTreeMap<String, String> {
     names.iter().filter_map(|name| Some((name.clone(), std::env::var(name).ok()?))).collect()
 }
 
 /// NAME=VALUE lines; blank lines and those that begin with # are passed over,
 /// as in systemd.exec(5), EnvironmentFile=. Nothing is unquoted or expanded.
-fn env_file(path: &Path) -> Result<BTreeMap<String, String>, HostError> {
-    let text = read_text(path)?;
+fn env_file(path: &Path, privileged: bool) -> Result<BTreeMap<String, String>, HostError> {
+    let text = read_trusted(path, privileged).map_err(|e| HostError::new(path.display(), e))?;
     let mut variables = BTreeMap::new();
     for (number, line) in text.lines().enumerate() {
         if line.trim().is_empty() || line.trim_start().starts_with('#') {
@@ -226,7 +280,7 @@ fn env_file(path: &Path) -> Result<BTreeMap<String, String>, HostError> {
 /// executed, `Other` where strangers may write it.
 pub fn open_binary(path: &Path, privileged: bool) -> io::Result<(std::fs::File, PathBuf)> {
     let real = path.canonicalize()?;
-    let file = std::fs::File::open(&real)?;
+    let file = open_now(&real)?;
     let data = file.metadata()?;
     if !data.is_file() {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "not a regular file"));
@@ -252,12 +306,12 @@ mod tests {
         let dir = crate::testing::TempDir::new("env-file");
         let path = dir.path().join("env");
         std::fs::write(&path, "# comment\n\nA=1\nB=two words = more\n  # also\n").unwrap();
-        let variables = env_file(&path).unwrap();
+        let variables = env_file(&path, false).unwrap();
         assert_eq!(variables["A"], "1");
         assert_eq!(variables["B"], "two words = more");
         assert_eq!(variables.len(), 2);
         std::fs::write(&path, "A=1\nsecret without equals\n").unwrap();
-        let error = env_file(&path).unwrap_err().to_string();
+        let error = env_file(&path, false).unwrap_err().to_string();
         assert!(error.ends_with("env:2: not NAME=VALUE"), "{error}");
     }
 

@@ -3,13 +3,16 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::sys::socket::{
     self, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike,
     SockaddrStorage, UnixAddr, setsockopt, sockopt,
 };
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, getegid, setegid};
 
 use crate::plan::ListenerPlan;
 use crate::policy::Address;
@@ -114,24 +117,32 @@ fn listen(fd: &OwnedFd, address: &dyn SockaddrLike) -> io::Result<()> {
     Ok(())
 }
 
+/// Owner, group and mode are right from the moment the file exists: by umask and,
+/// for root, by the effective gid. Nothing is looked up by its path afterwards,
+/// where a link could stand by then, put there by whoever may write the
+/// directory.
 fn unix(path: &Path, mode: u32, group: Option<&str>, address: &Address) -> io::Result<Socket> {
-    let group = group.map(group_id).transpose()?;
+    let group = group.map(group_id).transpose()?.map(Gid::from_raw);
     remove_stale(path)?;
     let fd = stream(AddressFamily::Unix)?;
-    // Nobody may connect before the owner is right, so the file is made without
-    // any permission. The mask of a process is its own, and this one has one
-    // thread.
-    let mask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o777));
-    let bound = UnixAddr::new(path).map_err(io::Error::from).and_then(|a| listen(&fd, &a));
-    nix::sys::stat::umask(mask);
+    let unix = UnixAddr::new(path)?;
+    // Both are the process's own, and this one has one thread.
+    let own = getegid();
+    let mask = umask(Mode::from_bits_truncate(0o777 & !mode));
+    let given = match group.map_or(Ok(()), setegid) {
+        // Not root: a group of the caller's can only be given to it by path,
+        // which takes no privilege that somebody could borrow.
+        Err(Errno::EPERM) => Err(group),
+        other => Ok(other?),
+    };
+    let bound = listen(&fd, &unix);
+    umask(mask);
+    setegid(own)?;
     bound?;
-    let socket =
-        Socket { fd, address: address.clone(), any_port: false, made: Some(path.to_owned()) };
-    if group.is_some() {
-        std::os::unix::fs::lchown(path, None, group)?;
+    if let Err(group) = given {
+        std::os::unix::fs::lchown(path, None, group.map(Gid::as_raw))?;
     }
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-    Ok(socket)
+    Ok(Socket { fd, address: address.clone(), any_port: false, made: Some(path.to_owned()) })
 }
 
 /// A socket file that nobody listens on is in the way of bind(2) and goes.
@@ -177,6 +188,7 @@ mod tests {
     use super::*;
     use crate::policy::Listener;
     use crate::testing::TempDir;
+    use std::os::unix::fs::PermissionsExt;
 
     fn plan(text: &str) -> ListenerPlan {
         ListenerPlan { listener: text.parse::<Listener>().unwrap(), inherited: None }

@@ -2,4 +2,5 @@
 //! file, a line on stderr.
 
 pub mod notify;
+pub mod sink;
 pub mod state_file;

@@ -106,7 +106,7 @@ impl StateFile {
                 .write(true)
                 .create(true)
                 .truncate(false)
-                .mode(0o640)
+                .mode(0o600)
                 .custom_flags(libc::O_NOFOLLOW)
                 .open(&path)
                 .map_err(io(&path))?;

@@ -56,6 +56,9 @@ pub struct ResourceLimits {
     pub pids_max: Option<u32>,
 }
 
+/// The leaf that the supervisor moves to. No tenant can have this name.
+const SUPERVISOR: &str = "_supervisor";
+
 const NEEDED: [&str; 3] = ["memory", "cpu", "pids"];
 
 /// Decides where the cgroups go. What is missing under best-effort is added to
@@ -82,7 +85,7 @@ pub(super) fn resolve(
         (
             parent.clone(),
             vec![parent.clone()],
-            Some(parent.join("supervisor")),
+            Some(parent.join(SUPERVISOR)),
             &facts.own_controllers,
         )
     } else if facts.parent_delegated {
@@ -99,14 +102,12 @@ pub(super) fn resolve(
         (parent.clone(), vec![PathBuf::new(), parent], None, &facts.root_controllers)
     } else if !host.systemd && facts.own_writable {
         // Somebody gave us this cgroup without systemd's mark: a container, or
-        // an administrator with chown.
-        let parent = below(&facts.own);
-        (
-            parent.clone(),
-            vec![parent.clone()],
-            Some(parent.join("supervisor")),
-            &facts.own_controllers,
-        )
+        // an administrator with chown. It is not ours alone, so what we make in
+        // it is.
+        let own = below(&facts.own);
+        let parent = own.join("gosandbox");
+        let leaf = own.join(SUPERVISOR);
+        (parent.clone(), vec![own, parent], Some(leaf), &facts.own_controllers)
     } else {
         return without(
             best_effort,

@@ -35,6 +35,8 @@ pub struct HostFacts {
     pub paths: BTreeMap<PathBuf, PathFact>,
     /// Time zone of the host, from /etc/localtime.
     pub timezone: Option<String>,
+    /// What gosandbox's stdin is.
+    pub stdin: StdinFact,
     /// Sockets inherited from systemd.
     pub inherited: Vec<InheritedFact>,
     /// gosandbox's own environment, as far as the policy passes it on.
@@ -43,6 +45,18 @@ pub struct HostFacts {
     pub env_file: BTreeMap<String, String>,
     /// /proc/self/oom_score_adj of gosandbox.
     pub oom_score_adj: i32,
+}
+
+/// What gosandbox's stdin is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StdinFact {
+    /// A file, a pipe, a socket, a character device.
+    Ordinary,
+    /// A terminal.
+    Terminal,
+    /// A directory, a block device, or a descriptor of a path: ways to the
+    /// host's files, in words.
+    Door(&'static str),
 }
 
 /// A tenant's id on the host.

@@ -14,7 +14,7 @@ mod step;
 pub use cgroup::{CgroupPlan, CgroupSpec, ResourceLimits};
 pub use facts::{
     BinaryFacts, CgroupFacts, HostFacts, IdFact, InheritedAddress, InheritedFact, PathFact,
-    PathKind,
+    PathKind, StdinFact,
 };
 pub use resolve::{Request, resolve};
 
@@ -46,6 +46,8 @@ pub struct Plan {
     pub env: Vec<(String, OsString)>,
     /// Working directory inside.
     pub workdir: PathBuf,
+    /// What stdin is.
+    pub stdin: Stdin,
     /// Sockets to hand over, in the order of their descriptors from 3 on.
     pub listeners: Vec<ListenerPlan>,
     /// Whose network.
@@ -106,6 +108,16 @@ pub enum IdentityKind {
     New,
     /// gosandbox is not privileged: its caller's.
     Caller,
+}
+
+/// What the tenant's stdin is. stdout and stderr are always pipes of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stdin {
+    /// gosandbox's own.
+    Inherited,
+    /// /dev/null, instead of a terminal: a tenant in the background, in a
+    /// session of its own, would read what is typed to the shell.
+    Null,
 }
 
 /// One socket to hand over.

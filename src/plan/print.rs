@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::{Access, CgroupPlan, IdentityKind, MountOp, PathKind, Plan, Step};
+use super::{Access, CgroupPlan, IdentityKind, MountOp, PathKind, Plan, Stdin, Step};
 use crate::policy::NetworkMode;
 
 /// One step of the plan, in words.
@@ -124,10 +124,17 @@ impl Plan {
             Step::Limits => {
                 self.rlimits.iter().map(|l| format!("{} {}", l.resource.label(), l.soft)).collect()
             }
-            Step::Descriptors => vec![match self.listeners.len() {
-                0 => "0, 1 and 2; every other closed".to_owned(),
-                n => format!("0, 1, 2 and 3 to {}; every other closed", n + 2),
-            }],
+            Step::Descriptors => {
+                let stdin = match self.stdin {
+                    Stdin::Inherited => "0 inherited",
+                    Stdin::Null => "0 is /dev/null",
+                };
+                let sockets = match self.listeners.len() {
+                    0 => String::new(),
+                    n => format!(", 3 to {} the sockets", n + 2),
+                };
+                vec![format!("{stdin}, 1 and 2 pipes{sockets}; every other closed")]
+            }
             Step::Workdir => vec![self.workdir.display().to_string()],
             Step::Capabilities => vec!["none in any set; securebits locked".to_owned()],
             Step::NoNewPrivs => vec!["on, for good".to_owned()],

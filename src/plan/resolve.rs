@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     BinaryFacts, HostFacts, Identity, IdentityKind, InheritedAddress, ListenerPlan, Plan,
-    PlanError, Resource, Rlimit, Step, cgroup, rootfs,
+    PlanError, Resource, Rlimit, Stdin, StdinFact, Step, cgroup, rootfs,
 };
 use crate::golang;
 use crate::policy::{Address, Listener, MaxProcs, MemLimit, Policy};
@@ -45,6 +45,16 @@ pub fn resolve(
     let listeners = listeners(&policy.network.listen.value, host)?;
     let rootfs = rootfs::resolve(tenant, identity, policy, host, &exec)?;
     interpreter(binary, &rootfs)?;
+    let stdin = match host.stdin {
+        StdinFact::Ordinary => Stdin::Inherited,
+        StdinFact::Terminal => Stdin::Null,
+        StdinFact::Door(what) => {
+            return Err(PlanError::new(
+                Step::Descriptors,
+                format!("stdin is {what}, a way to the host's files (redirect it: </dev/null)"),
+            ));
+        }
+    };
     let cgroup = cgroup::resolve(tenant, policy, host, *scoped, &mut missing)?;
     let (rlimits, raise_open_files) = rlimits(policy, host, &mut notes);
     let rules = seccomp::resolve(
@@ -66,6 +76,7 @@ pub fn resolve(
         exec,
         args: argv,
         workdir: workdir(&policy.process.workdir.value)?,
+        stdin,
         listeners,
         network: policy.network.mode.value,
         rootfs,

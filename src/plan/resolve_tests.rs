@@ -43,6 +43,7 @@ fn host() -> HostFacts {
             file("/usr/share/zoneinfo", PathKind::Directory),
         ]),
         timezone: Some("Europe/Berlin".into()),
+        stdin: StdinFact::Ordinary,
         inherited: Vec::new(),
         environment: BTreeMap::new(),
         env_file: BTreeMap::new(),
@@ -170,7 +171,7 @@ fn where_the_cgroup_goes() {
     // In a unit with Delegate=yes we sit in what is ours, and have to leave it.
     let unit = spec(&host());
     assert_eq!(unit.tenant, PathBuf::from("gosandbox.slice/gosandbox@acme.service/acme"));
-    assert_eq!(unit.move_self, Some("gosandbox.slice/gosandbox@acme.service/supervisor".into()));
+    assert_eq!(unit.move_self, Some("gosandbox.slice/gosandbox@acme.service/_supervisor".into()));
     // With DelegateSubgroup= systemd has moved us already.
     let mut subgroup = host();
     let cgroup = subgroup.cgroup.as_mut().unwrap();
@@ -216,7 +217,7 @@ fn binds_that_would_open_or_break_the_sandbox_are_refused() {
         (ro("/srv/data:/proc/sys"), "cannot be bound over"),
         (ro("/srv/data:/dev/null"), "cannot be bound over"),
         (ro("/srv/data:/app"), "cannot be bound over"),
-        (ro("/srv/data:/etc"), "fills this directory itself"),
+        (ro("/srv/data:/etc"), "fills /etc and /tmp itself"),
         (ro("/srv/none:/data"), "no such file"),
         (ro("/srv/link:/data"), "symbolic link (write /etc)"),
         (rw("/srv/theirs:/data"), "chown 1879048200:1879048200 /srv/theirs"),
@@ -329,6 +330,15 @@ fn the_environment_has_no_surprises() {
         assert!(text.contains("set by gosandbox itself"), "{text}");
     }
     assert!(error("[process]\nenv = { \"A B\" = \"x\" }", &host).contains("not a variable name"));
+}
+
+#[test]
+fn stdin_is_no_door() {
+    let with = |stdin| HostFacts { stdin, ..host() };
+    let text = error("", &with(StdinFact::Door("a directory")));
+    assert!(text.starts_with("descriptors: stdin is a directory") && text.contains("</dev/null"));
+    assert_eq!(plan("", &with(StdinFact::Terminal)).unwrap().stdin, Stdin::Null);
+    assert_eq!(plan("", &host()).unwrap().stdin, Stdin::Inherited);
 }
 
 #[test]

@@ -93,7 +93,7 @@ const DEVICES: [(&str, u32, u32); 5] =
 
 /// What /proc tells about the machine and its other tenants, or lets be
 /// written. /proc is read-only besides, and most of these are root's alone.
-const MASKS: [(&str, PathKind); 17] = [
+const MASKS: [(&str, PathKind); 21] = [
     ("acpi", PathKind::Directory),
     ("asound", PathKind::Directory),
     ("bus", PathKind::Directory),
@@ -101,13 +101,17 @@ const MASKS: [(&str, PathKind); 17] = [
     ("irq", PathKind::Directory),
     ("scsi", PathKind::Directory),
     ("cmdline", PathKind::File),
+    ("diskstats", PathKind::File),
     ("interrupts", PathKind::File),
+    ("iomem", PathKind::File),
+    ("ioports", PathKind::File),
     ("kallsyms", PathKind::File),
     ("kcore", PathKind::File),
     ("key-users", PathKind::File),
     ("keys", PathKind::File),
     ("latency_stats", PathKind::File),
     ("modules", PathKind::File),
+    ("partitions", PathKind::File),
     ("sched_debug", PathKind::File),
     ("sysrq-trigger", PathKind::File),
     ("timer_list", PathKind::File),
@@ -285,10 +289,10 @@ fn check_bind(
             "the sandbox's own /, /proc, /dev and /app cannot be bound over (choose another path inside)",
         ));
     }
-    if ["/etc", "/tmp"].iter().any(|dir| bind.target == Path::new(dir)) {
+    if bind.target == Path::new("/etc") || bind.target.starts_with("/tmp") {
         return Err(refuse(
             bind,
-            "gosandbox fills this directory itself (bind single files or directories in it)",
+            "gosandbox fills /etc and /tmp itself (choose another path inside; in /etc, one below it)",
         ));
     }
     let missing = PathFact {

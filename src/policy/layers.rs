@@ -2,8 +2,6 @@
 //! built-in defaults, named policy, the tenant's file, environment, flags.
 
 use std::fmt;
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -21,9 +19,6 @@ pub fn shipped() -> &'static [(&'static str, &'static str)] {
 
 /// What people write where nothing is chosen.
 const DEFAULT_POLICY: &str = "web";
-
-/// A policy file is a page of text; more than this is a mistake or an attack.
-const MAX_FILE: u64 = 1 << 20;
 
 /// Where a layer was read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -261,9 +256,6 @@ pub enum PolicyError {
     /// It cannot be read.
     #[error("{0}: {1}")]
     Read(PathBuf, std::io::Error),
-    /// Strangers may write it.
-    #[error("{0}: writable by group or others (chmod go-w {0})")]
-    Writable(PathBuf),
     /// No shipped policy has this name.
     #[error(
         "policy {0:?}: neither a shipped policy ({1}) nor a path (write ./{0} for a file here)"
@@ -342,15 +334,8 @@ fn find(name: &str, said_by: Option<&Layer>, privileged: bool) -> Result<Layer, 
 }
 
 fn read_file(path: &Path, privileged: bool) -> Result<Layer, PolicyError> {
-    let failed = |e| PolicyError::Read(path.to_owned(), e);
-    let file = std::fs::File::open(path).map_err(failed)?;
-    // Asked of the open descriptor: the file checked is the file read.
-    let mode = file.metadata().map_err(failed)?.mode();
-    if privileged && mode & 0o022 != 0 {
-        return Err(PolicyError::Writable(path.to_owned()));
-    }
-    let mut text = String::new();
-    file.take(MAX_FILE).read_to_string(&mut text).map_err(failed)?;
+    let text = crate::host::read_trusted(path, privileged)
+        .map_err(|e| PolicyError::Read(path.to_owned(), e))?;
     Ok(Layer {
         source: Source::File(path.to_owned()),
         file: parse(&text, &path.display().to_string())?,

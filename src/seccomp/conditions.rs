@@ -67,11 +67,44 @@ const AF_INET6: u64 = 10;
 const AF_NETLINK: u64 = 16;
 const SOCK_STREAM: u64 = 1;
 const SOCK_DGRAM: u64 = 2;
+const SOCK_SEQPACKET: u64 = 5;
 /// SOCK_TYPE_MASK, include/linux/net.h: below the flags.
 const SOCK_TYPE: u64 = 0xf;
 const IPPROTO_TCP: u64 = 6;
 const IPPROTO_UDP: u64 = 17;
 const IPPROTO_MPTCP: u64 = 262;
+
+const F_SETOWN: u64 = 8;
+const F_SETSIG: u64 = 10;
+const F_SETOWN_EX: u64 = 15;
+const F_SETLEASE: u64 = 1024;
+const F_NOTIFY: u64 = 1026;
+
+/// (level, option) of setsockopt(2) that Go's net and golang.org/x/net set.
+const SOCKET_OPTIONS: [(u64, u64); 22] = [
+    (1, 2),   // SOL_SOCKET: SO_REUSEADDR
+    (1, 6),   // SO_BROADCAST
+    (1, 7),   // SO_SNDBUF
+    (1, 8),   // SO_RCVBUF
+    (1, 9),   // SO_KEEPALIVE
+    (1, 13),  // SO_LINGER
+    (1, 16),  // SO_PASSCRED
+    (1, 20),  // SO_RCVTIMEO
+    (1, 21),  // SO_SNDTIMEO
+    (6, 1),   // IPPROTO_TCP: TCP_NODELAY
+    (6, 3),   // TCP_CORK
+    (6, 4),   // TCP_KEEPIDLE
+    (6, 5),   // TCP_KEEPINTVL
+    (6, 6),   // TCP_KEEPCNT
+    (6, 12),  // TCP_QUICKACK
+    (6, 18),  // TCP_USER_TIMEOUT
+    (0, 1),   // IPPROTO_IP: IP_TOS
+    (0, 2),   // IP_TTL
+    (0, 8),   // IP_PKTINFO
+    (41, 26), // IPPROTO_IPV6: IPV6_V6ONLY
+    (41, 49), // IPV6_RECVPKTINFO
+    (41, 67), // IPV6_TCLASS
+];
 
 /// The answer to `name` where a policy gives it out.
 pub(super) fn verdict(name: &str, network: NetworkMode) -> Verdict {
@@ -86,7 +119,16 @@ pub(super) fn verdict(name: &str, network: NetworkMode) -> Verdict {
         // TCP, UDP, MPTCP, unix, and rtnetlink for net.Interfaces. No raw or
         // packet sockets, and no protocol whose module would be loaded by asking.
         "socket" => {
-            let mut clauses = vec![vec![int(0, AF_UNIX)], vec![int(0, AF_NETLINK), int(2, 0)]];
+            let mut clauses = vec![vec![int(0, AF_NETLINK), int(2, 0)]];
+            if private {
+                // Not datagrams: they reach a path without connect.
+                clauses.extend(
+                    [SOCK_STREAM, SOCK_SEQPACKET]
+                        .map(|kind| vec![int(0, AF_UNIX), bits(1, SOCK_TYPE, kind)]),
+                );
+            } else {
+                clauses.push(vec![int(0, AF_UNIX)]);
+            }
             for family in [AF_INET, AF_INET6] {
                 for (kind, protocols) in [
                     (SOCK_STREAM, &[0, IPPROTO_TCP, IPPROTO_MPTCP][..]),
@@ -107,13 +149,26 @@ pub(super) fn verdict(name: &str, network: NetworkMode) -> Verdict {
         // A passed socket keeps the network namespace it was born in: connect,
         // even to AF_UNSPEC first, would lead back into the host's.
         "connect" if private => Verdict::Errno(EACCES),
+        // An accepted connection that was reset can be bound again, to any port
+        // of the host. Its address is 16 bytes or more; netlink's is 12.
+        "bind" if private => Verdict::When(vec![vec![bits(2, !0xf & 0xffff_ffff, 0)]], EACCES),
         "sendto" | "sendmmsg" if private => {
             Verdict::When(vec![vec![bits(3, MSG_FASTOPEN, 0)]], EACCES)
         }
         "sendmsg" if private => Verdict::When(vec![vec![bits(2, MSG_FASTOPEN, 0)]], EACCES),
         // SHUT_WR is the half close of HTTP. Reading shut down on a listener
-        // ends it for everyone who shares it, systemd and the next instance.
-        "shutdown" if private => one_of(1, &[1]),
+        // ends it for everyone who shares it: systemd, and the next instance.
+        "shutdown" => one_of(1, &[1]),
+        // Options stick to a shared listener, and some of them spoil it for
+        // good or name the host's interfaces, so only those that net has.
+        "setsockopt" => {
+            when(SOCKET_OPTIONS.iter().map(|&(l, o)| vec![int(1, l), int(2, o)]).collect())
+        }
+        // Not leases and directory notices, with which a tenant could hold up
+        // the host's processes, nor signals to others by way of a descriptor.
+        "fcntl" => when(vec![
+            [F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY].map(|c| int_not(1, c)).to_vec(),
+        ]),
         // Terminal questions and what net and os ask of descriptors. Not
         // TIOCSTI or TIOCLINUX, which type into the operator's terminal, nor
         // SIOCGIF*, which list the interfaces of the namespace a socket is from.

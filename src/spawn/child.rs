@@ -33,6 +33,8 @@ pub(super) struct Channels {
     pub(super) setup: OwnedFd,
     /// How the app ended, from init.
     pub(super) status: OwnedFd,
+    /// The app's stdout.
+    pub(super) stdout: OwnedFd,
     /// The app's stderr.
     pub(super) stderr: OwnedFd,
 }
@@ -221,6 +223,10 @@ fn app(side: &mut AppSide<'_>) -> ! {
 /// for failures stays open until exec closes it.
 fn descriptors(p: &Prepared, channels: &Channels) -> Result<(), Errno> {
     let keep = channels.setup.as_raw_fd();
+    if let Some(null) = &p.stdin {
+        sys::fd::dup_onto(null.as_raw_fd(), 0)?;
+    }
+    sys::fd::dup_onto(channels.stdout.as_raw_fd(), 1)?;
     sys::fd::dup_onto(channels.stderr.as_raw_fd(), 2)?;
     let end = first_free(p.listeners.len());
     for (number, listener) in (crate::host::FIRST_INHERITED..end).zip(&p.listeners) {

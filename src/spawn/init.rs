@@ -20,9 +20,10 @@ pub(super) fn run(app: libc::pid_t) -> ! {
     loop {
         match sys::signal::wait(&all) {
             Ok(received) if received.signal == libc::SIGCHLD => reap(app),
-            // 0 is the supervisor, outside this pid namespace. Whatever the
-            // tenant sends here is its own affair and goes nowhere.
-            Ok(received) if received.sender == 0 => {
+            // From somebody (SI_USER) outside this pid namespace (0): the
+            // supervisor. What the tenant sends here, or has the kernel send,
+            // is its own affair and goes nowhere.
+            Ok(received) if received.sender == 0 && received.code == libc::SI_USER => {
                 // ESRCH: it has ended, and SIGCHLD is on its way.
                 _ = sys::process::kill(app, received.signal);
             }

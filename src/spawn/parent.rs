@@ -30,8 +30,8 @@ pub struct Running {
     setup: OwnedFd,
     /// How the app ended.
     status: std::fs::File,
-    /// The app's stderr. Not blocking.
-    pub stderr: OwnedFd,
+    /// The app's stdout and stderr, to be read without blocking.
+    output: Option<[OwnedFd; 2]>,
     /// Its cgroup, removed when this is dropped.
     pub cgroup: Option<Instance>,
 }
@@ -52,7 +52,7 @@ pub enum Setup {
 /// Clone or the id maps failed; nothing is left of it.
 pub fn spawn(mut prepared: Prepared, plan: &Plan) -> Result<Running, StartError> {
     let fail = |step, object: &str, errno| StartError::new(&plan.tenant, step, object, errno);
-    let (setup, status, stderr) =
+    let (setup, status, stdout, stderr) =
         channels(prepared.listeners.len()).map_err(|e| fail(Step::Clone, "pipe", e))?;
     let (ours, theirs) = setup;
 
@@ -63,7 +63,8 @@ pub fn spawn(mut prepared: Prepared, plan: &Plan) -> Result<Running, StartError>
     let cloned = sys::process::clone(prepared.namespaces, cgroup);
     let (pid, init) = match cloned {
         Ok(Cloned::Child) => {
-            let channels = Channels { setup: theirs, status: status.1, stderr: stderr.1 };
+            let channels =
+                Channels { setup: theirs, status: status.1, stdout: stdout.1, stderr: stderr.1 };
             // The supervisor's end must close when the supervisor dies, so no
             // copy of it may stay here.
             drop(ours);
@@ -75,13 +76,13 @@ pub fn spawn(mut prepared: Prepared, plan: &Plan) -> Result<Running, StartError>
             return Err(fail(Step::Clone, "namespaces", errno));
         }
     };
-    drop((theirs, status.1, stderr.1));
+    drop((theirs, status.1, stdout.1, stderr.1));
     let running = Running {
         pid,
         init,
         setup: ours,
         status: std::fs::File::from(status.0),
-        stderr: stderr.0,
+        output: Some([stdout.0, stderr.0]),
         cgroup: prepared.cgroup.take(),
     };
     let mapped = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)
@@ -105,17 +106,20 @@ pub fn spawn(mut prepared: Prepared, plan: &Plan) -> Result<Running, StartError>
 
 type Pair = (OwnedFd, OwnedFd);
 
-fn channels(listeners: usize) -> Result<(Pair, Pair, Pair), Errno> {
+fn channels(listeners: usize) -> Result<(Pair, Pair, Pair, Pair), Errno> {
     let (ours, theirs) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
     // Above the descriptors that the app lays out.
     let theirs =
         sys::fd::dup_above(std::os::fd::AsRawFd::as_raw_fd(&theirs), first_free(listeners) + 1)?;
     let status = pipe2(OFlag::O_CLOEXEC)?;
-    let stderr = pipe2(OFlag::O_CLOEXEC)?;
-    // Only our end: the tenant's keeps its blocking writes.
-    fcntl(&stderr.0, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    Ok(((ours, theirs), status, stderr))
+    let output = || {
+        let pipe = pipe2(OFlag::O_CLOEXEC)?;
+        // Only our end: the tenant's keeps its blocking writes.
+        fcntl(&pipe.0, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        Ok(pipe)
+    };
+    Ok(((ours, theirs), status, output()?, output()?))
 }
 
 /// user_namespaces(7): one line each, once. setgroups first, without which an
@@ -147,6 +151,12 @@ impl Running {
     /// The pipe that [`Running::read_exit`] reads.
     pub fn status(&self) -> BorrowedFd<'_> {
         self.status.as_fd()
+    }
+
+    /// The reading ends of the app's stdout and stderr, which do not block.
+    /// EBADF where they were taken before.
+    pub fn take_output(&mut self) -> Result<[OwnedFd; 2], Errno> {
+        self.output.take().ok_or(Errno::EBADF)
     }
 
     /// What the set-up channel says; to be called when it is readable.

@@ -7,13 +7,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::{SFlag, fstat, major, minor};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::sys::stat::{Mode, SFlag, fstat, major, minor};
 
 use super::StartError;
 use crate::cgroup::Instance;
 use crate::listen::Socket;
-use crate::plan::{Access, IdentityKind, MountOp, PathKind, Plan, Resource, Step};
+use crate::plan::{Access, IdentityKind, MountOp, PathKind, Plan, Resource, Stdin, Step};
 use crate::policy::NetworkMode;
 use crate::seccomp::{Arch, compile, init_filter};
 use crate::sys::mount::{self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
@@ -91,6 +91,8 @@ pub struct Prepared {
     /// Copies above the numbers that the tenant's will have.
     pub(super) listeners: Vec<OwnedFd>,
     pub(super) last_capability: u8,
+    /// What the tenant gets instead of our stdin.
+    pub(super) stdin: Option<OwnedFd>,
     /// What the app runs on between fork and exec.
     pub(super) stack: Option<Stack>,
 }
@@ -149,6 +151,14 @@ impl Prepared {
             listeners,
             last_capability: last_capability()
                 .map_err(|e| fail(Step::BoundingSet, "/proc/sys/kernel/cap_last_cap", e))?,
+            stdin: match plan.stdin {
+                Stdin::Inherited => None,
+                Stdin::Null => {
+                    let null =
+                        open(c"/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
+                    Some(null.map_err(|e| fail(Step::Descriptors, "/dev/null", e))?)
+                }
+            },
             stack: Some(Stack::new()),
         })
     }

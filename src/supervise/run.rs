@@ -11,9 +11,10 @@ use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SI
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
-use super::relay::Relay;
+use super::relay::{Overflow, Relay};
 use super::state::{Action, End, Event, State, next};
 use crate::observe::notify::Notifier;
+use crate::observe::sink::Sink;
 use crate::spawn::{Running, Setup};
 use crate::sys;
 
@@ -27,8 +28,8 @@ pub struct Outcome {
     pub end: End,
     /// Processes killed because memory.max was reached.
     pub oom_kills: u64,
-    /// Bytes of the tenant's stderr that nobody took in time.
-    pub stderr_dropped: u64,
+    /// Bytes of the tenant's stdout and stderr that nobody took in time.
+    pub dropped: u64,
 }
 
 /// Signals as a readable descriptor, from before the tenant exists on.
@@ -65,11 +66,11 @@ pub fn supervise(
     notifier: &Notifier,
     grace: Duration,
 ) -> io::Result<Outcome> {
-    let mut relay = Relay::default();
+    let mut relays = relays(running)?;
     let mut state = State::Starting;
-    let mut open = Open { setup: true, status: true, stderr: true };
+    let mut open = Open { setup: true, status: true };
     loop {
-        let happened = match wait(running, signals, &mut relay, &mut open, state) {
+        let happened = match wait(running, signals, &mut relays, &mut open, state) {
             Ok(happened) => happened,
             Err(error) => {
                 running.kill();
@@ -84,14 +85,28 @@ pub fn supervise(
             }
         }
         if let State::Ended(end) = state {
-            relay.finish(running.stderr.as_fd(), io::stderr().as_fd());
+            for relay in &mut relays {
+                relay.finish(PATIENCE);
+            }
             return Ok(Outcome {
                 end,
                 oom_kills: running.cgroup.as_ref().and_then(|c| c.oom_kills()).unwrap_or(0),
-                stderr_dropped: relay.dropped,
+                dropped: relays.iter().map(|relay| relay.dropped).sum(),
             });
         }
     }
+}
+
+/// How long our reader may take nothing, once the tenant has ended.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// stdout and stderr.
+fn relays(running: &mut Running) -> io::Result<[Relay; 2]> {
+    let [stdout, stderr] = running.take_output()?;
+    Ok([
+        Relay::new(stdout, Sink::of(io::stdout().as_fd())?, Overflow::Wait),
+        Relay::new(stderr, Sink::of(io::stderr().as_fd())?, Overflow::Drop),
+    ])
 }
 
 /// Which of the channels are still open. One that has ended polls ready for
@@ -99,7 +114,6 @@ pub fn supervise(
 struct Open {
     setup: bool,
     status: bool,
-    stderr: bool,
 }
 
 /// What can become ready.
@@ -108,8 +122,10 @@ enum Source {
     Signals,
     Setup,
     Status,
-    Stderr,
-    OwnStderr,
+    /// A stream of the tenant's, by its number among the relays.
+    Output(usize),
+    /// Our own, which has room.
+    OwnOutput(usize),
     Init,
 }
 
@@ -118,29 +134,23 @@ enum Source {
 fn wait(
     running: &mut Running,
     signals: &mut Signals,
-    relay: &mut Relay,
+    relays: &mut [Relay; 2],
     open: &mut Open,
     state: State,
 ) -> io::Result<Vec<Event>> {
     let mut events = Vec::new();
-    for source in ready(running, signals, relay, open, state)? {
+    for source in ready(running, signals, relays, open, state)? {
         match source {
             Source::Signals => events.extend(signals.pending().into_iter().map(Event::Signal)),
-            Source::Setup => {
-                open.setup = false;
-                events.push(match running.read_setup()? {
-                    Setup::Done => Event::Started,
-                    Setup::Failed(failure) => Event::SetupFailed(failure),
-                });
-            }
-            Source::Status => {
-                open.status = false;
-                events.extend(running.read_exit().map(Event::AppExited));
-            }
-            Source::Stderr => open.stderr = relay.fill(running.stderr.as_fd()),
-            Source::OwnStderr => relay.flush(io::stderr().as_fd()),
+            Source::Setup => events.push(setup(running, open)?),
+            Source::Status => events.extend(status(running, open)),
+            Source::Output(n) => relays[n].fill(),
+            Source::OwnOutput(n) => relays[n].flush(),
             Source::Init => {
                 if sys::process::pidfd_reap(running.init.as_fd())?.is_some() {
+                    // What it said last may have come after we looked; its ends
+                    // are closed, so reading does not wait.
+                    events.extend(last_words(running, open)?);
                     events.push(Event::InitGone);
                 }
             }
@@ -152,27 +162,52 @@ fn wait(
     Ok(events)
 }
 
+fn setup(running: &Running, open: &mut Open) -> io::Result<Event> {
+    open.setup = false;
+    Ok(match running.read_setup()? {
+        Setup::Done => Event::Started,
+        Setup::Failed(failure) => Event::SetupFailed(failure),
+    })
+}
+
+fn status(running: &mut Running, open: &mut Open) -> Option<Event> {
+    open.status = false;
+    running.read_exit().map(Event::AppExited)
+}
+
+fn last_words(running: &mut Running, open: &mut Open) -> io::Result<Vec<Event>> {
+    let mut events = Vec::new();
+    if open.setup {
+        events.push(setup(running, open)?);
+    }
+    if open.status {
+        events.extend(status(running, open));
+    }
+    Ok(events)
+}
+
 /// The sources that are ready, in the order of [`Source`].
 fn ready(
     running: &Running,
     signals: &Signals,
-    relay: &Relay,
+    relays: &[Relay; 2],
     open: &Open,
     state: State,
 ) -> io::Result<Vec<Source>> {
-    let stderr = io::stderr();
     let read = PollFlags::POLLIN;
-    let candidates = [
-        (Source::Signals, true, signals.fd(), read),
-        (Source::Setup, open.setup, running.setup(), read),
-        (Source::Status, open.status, running.status(), read),
-        (Source::Stderr, open.stderr, running.stderr.as_fd(), read),
-        (Source::OwnStderr, relay.is_waiting(), stderr.as_fd(), PollFlags::POLLOUT),
-        (Source::Init, true, running.init.as_fd(), read),
-    ];
-    let watched: Vec<_> = candidates.into_iter().filter(|(_, wanted, ..)| *wanted).collect();
-    let mut fds: Vec<_> =
-        watched.iter().map(|(_, _, fd, flags)| PollFd::new(*fd, *flags)).collect();
+    let mut watched = vec![(Source::Signals, signals.fd(), read)];
+    if open.setup {
+        watched.push((Source::Setup, running.setup(), read));
+    }
+    if open.status {
+        watched.push((Source::Status, running.status(), read));
+    }
+    for (n, relay) in relays.iter().enumerate() {
+        watched.extend(relay.source().map(|fd| (Source::Output(n), fd, read)));
+        watched.extend(relay.target().map(|fd| (Source::OwnOutput(n), fd, PollFlags::POLLOUT)));
+    }
+    watched.push((Source::Init, running.init.as_fd(), read));
+    let mut fds: Vec<_> = watched.iter().map(|(_, fd, flags)| PollFd::new(*fd, *flags)).collect();
     let timeout = state.deadline().map_or(PollTimeout::NONE, |deadline| {
         // Rounded up: a millisecond early would be a turn in vain.
         let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
