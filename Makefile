@@ -2,7 +2,7 @@
 
 CARGO    ?= cargo
 HOST     := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
-BIN      := target/$(HOST)/release/gosandbox
+BIN      := $(or $(CARGO_TARGET_DIR),target)/$(HOST)/release/gosandbox
 GO       ?= default
 export GOSANDBOX_EXAMPLES ?= $(CURDIR)/target/examples
 

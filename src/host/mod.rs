@@ -15,7 +15,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use caps::{CapSet, Capability, CapsHashSet};
+use caps::{CapSet, Capability};
 
 use crate::plan::{HostFacts, PathFact, PathKind, StdinFact, system_paths};
 use crate::policy::Policy;
@@ -67,19 +67,18 @@ impl HostError {
 /// Whether this process holds every capability that giving the tenant a host id
 /// of its own takes.
 pub fn privileged() -> bool {
-    let held = effective();
     [
         Capability::CAP_SETUID,
         Capability::CAP_SETGID,
         Capability::CAP_SYS_ADMIN,
         Capability::CAP_CHOWN,
     ]
-    .iter()
-    .all(|capability| held.contains(capability))
+    .into_iter()
+    .all(has)
 }
 
-fn effective() -> CapsHashSet {
-    caps::read(None, CapSet::Effective).unwrap_or_default()
+fn has(capability: Capability) -> bool {
+    caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
 }
 
 /// Reads what the plan for `tenant` under `policy` needs to know. `record`
@@ -119,7 +118,7 @@ pub fn read(
         uid: HostUid(nix::unistd::geteuid().as_raw()),
         gid: HostGid(nix::unistd::getegid().as_raw()),
         privileged,
-        may_raise_limits: effective().contains(&Capability::CAP_SYS_RESOURCE),
+        may_raise_limits: has(Capability::CAP_SYS_RESOURCE),
         host_id,
         cpus: cpus(),
         open_files_hard,

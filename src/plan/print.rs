@@ -281,6 +281,7 @@ fn describe(op: &MountOp) -> String {
         }
         MountOp::Mask(name, PathKind::Directory) => format!("/proc/{name} empty"),
         MountOp::Mask(name, _) => format!("/proc/{name} is /dev/null"),
+        MountOp::LockProc => "/proc and all that covers it read-only".to_owned(),
         MountOp::Tmpfs(path, size) => {
             format!("tmpfs of {size} at {}: nosuid, nodev, noexec", path.display())
         }

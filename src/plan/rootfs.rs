@@ -26,6 +26,8 @@ pub enum MountOp {
     /// A file of /proc covered by /dev/null, or a directory by an empty one; a
     /// name this kernel does not have is nothing to hide.
     Mask(&'static str, PathKind),
+    /// /proc and what covers it read-only, nosuid, nodev, noexec.
+    LockProc,
     /// A tmpfs of a size.
     Tmpfs(PathBuf, ByteSize),
     /// A host path.
@@ -63,7 +65,7 @@ impl MountOp {
             Self::Directory(_) | Self::File(..) | Self::Link(..) => Step::Files,
             Self::Device(..) => Step::Devices,
             Self::Proc => Step::Proc,
-            Self::Mask(..) => Step::Masks,
+            Self::Mask(..) | Self::LockProc => Step::Masks,
             Self::Tmpfs(..) => Step::Scratch,
             Self::Bind { .. } => Step::Binds,
             Self::Binary(_) => Step::Binary,
@@ -80,7 +82,7 @@ impl MountOp {
             | Self::Tmpfs(path, _) => path.display().to_string(),
             Self::Binary(path) => path.display().to_string(),
             Self::Device(name, ..) => format!("/dev/{name}"),
-            Self::Proc => "/proc".to_owned(),
+            Self::Proc | Self::LockProc => "/proc".to_owned(),
             Self::Mask(name, _) => format!("/proc/{name}"),
             Self::Bind { source, .. } => source.display().to_string(),
         }
@@ -93,7 +95,7 @@ const DEVICES: [(&str, u32, u32); 5] =
 
 /// What /proc tells about the machine and its other tenants, or lets be
 /// written. /proc is read-only besides, and most of these are root's alone.
-const MASKS: [(&str, PathKind); 21] = [
+const MASKS: [(&str, PathKind); 19] = [
     ("acpi", PathKind::Directory),
     ("asound", PathKind::Directory),
     ("bus", PathKind::Directory),
@@ -103,8 +105,6 @@ const MASKS: [(&str, PathKind); 21] = [
     ("cmdline", PathKind::File),
     ("diskstats", PathKind::File),
     ("interrupts", PathKind::File),
-    ("iomem", PathKind::File),
-    ("ioports", PathKind::File),
     ("kallsyms", PathKind::File),
     ("kcore", PathKind::File),
     ("key-users", PathKind::File),
@@ -199,6 +199,7 @@ pub(super) fn resolve(
     ops.extend(DEVICES.map(|(name, major, minor)| MountOp::Device(name, major, minor)));
     ops.push(MountOp::Proc);
     ops.extend(MASKS.map(|(name, kind)| MountOp::Mask(name, kind)));
+    ops.push(MountOp::LockProc);
     ops.push(MountOp::Tmpfs(PathBuf::from("/tmp"), policy.limits.tmp.value));
     ops.push(MountOp::Tmpfs(PathBuf::from("/dev/shm"), policy.limits.shm.value));
     ops.extend(binds);
@@ -208,7 +209,7 @@ pub(super) fn resolve(
 
 /// Adds `path` and the directories above it that are not made yet.
 fn directory(path: &Path, made: &mut Vec<PathBuf>, ops: &mut Vec<MountOp>) {
-    if path == Path::new("/") || made.iter().any(|m| m == path) {
+    if path == Path::new("/") || made.iter().any(|m| m.as_os_str() == path.as_os_str()) {
         return;
     }
     if let Some(parent) = path.parent() {

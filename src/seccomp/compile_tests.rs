@@ -59,7 +59,7 @@ fn expected(rules: &Rules, arch: Arch, number: u32, args: [u64; 6]) -> u32 {
     let Some((name, _)) = arch.calls().find(|(_, n)| *n == number) else {
         return errno(if number >= arch.unknown_from() { 38 } else { 1 });
     };
-    match rules.calls.get(name) {
+    match rules.get(name) {
         None => errno(1),
         Some(Verdict::Allow) => RET_ALLOW,
         Some(Verdict::Kill) => RET_KILL_PROCESS,
@@ -87,7 +87,7 @@ fn expected(rules: &Rules, arch: Arch, number: u32, args: [u64; 6]) -> u32 {
 /// set and clear.
 fn interesting(rules: &Rules) -> Vec<u64> {
     let mut values = vec![0, 1, 2, u64::from(u32::MAX), u64::MAX, 1 << 32];
-    for verdict in rules.calls.values() {
+    for (_, verdict) in &rules.calls {
         let Verdict::When(clauses, _) = verdict else {
             continue;
         };
@@ -111,10 +111,10 @@ fn every_number_gets_the_answer_of_the_rules() {
             let values = interesting(&rules);
             let edge = [X32_BIT - 1, X32_BIT, X32_BIT + 59, u32::MAX];
             for number in (0..=600).chain(edge) {
-                let conditional =
-                    arch.calls().find(|(_, n)| *n == number).is_some_and(|(call, _)| {
-                        matches!(rules.calls.get(call), Some(Verdict::When(..)))
-                    });
+                let conditional = arch
+                    .calls()
+                    .find(|(_, n)| *n == number)
+                    .is_some_and(|(call, _)| matches!(rules.get(call), Some(Verdict::When(..))));
                 let sweep: &[u64] = if conditional { &values } else { &[0, u64::MAX] };
                 for &value in sweep {
                     for argument in 0..4 {
@@ -222,7 +222,7 @@ fn agrees_with_seccompiler() {
 fn far_targets_are_reached() {
     let condition =
         |value| Condition { argument: 1, width: Width::Long, operator: Operator::Is(value) };
-    let calls: BTreeMap<&'static str, Verdict> = Arch::X86_64
+    let calls: Vec<(&'static str, Verdict)> = Arch::X86_64
         .calls()
         .map(|(call, number)| {
             let clauses = (0..3).map(|i| vec![condition(u64::from(number) * 10 + i)]).collect();

@@ -15,8 +15,6 @@ pub use conditions::{Condition, Operator, Width};
 pub use groups::{GROUPS, Group};
 pub use table::table;
 
-use std::collections::BTreeMap;
-
 use crate::policy::NetworkMode;
 
 /// The answer to one system call.
@@ -36,24 +34,40 @@ pub enum Verdict {
 /// The answers to every call, by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// Calls with an answer of their own. Every other known call is EPERM.
-    pub calls: BTreeMap<&'static str, Verdict>,
+    /// Calls with an answer of their own, each once. Every other known call is
+    /// EPERM.
+    pub calls: Vec<(&'static str, Verdict)>,
 }
 
 impl Rules {
+    /// The answer to the call of this name, where it has one of its own.
+    pub fn get(&self, name: &str) -> Option<&Verdict> {
+        self.calls.iter().find(|(call, _)| *call == name).map(|(_, verdict)| verdict)
+    }
+
     /// How many calls are carried out, always or on conditions.
     pub fn allowed(&self) -> usize {
-        self.calls.values().filter(|v| matches!(v, Verdict::Allow | Verdict::When(..))).count()
+        self.count(|v| matches!(v, Verdict::Allow | Verdict::When(..)))
     }
 
     /// How many are carried out on conditions.
     pub fn conditional(&self) -> usize {
-        self.calls.values().filter(|v| matches!(v, Verdict::When(..))).count()
+        self.count(|v| matches!(v, Verdict::When(..)))
     }
 
     /// How many end the process.
     pub fn killing(&self) -> usize {
-        self.calls.values().filter(|v| **v == Verdict::Kill).count()
+        self.count(|v| *v == Verdict::Kill)
+    }
+
+    fn count(&self, wanted: impl Fn(&Verdict) -> bool) -> usize {
+        self.calls.iter().filter(|(_, verdict)| wanted(verdict)).count()
+    }
+
+    /// Gives `name` this answer and no other.
+    fn set(&mut self, name: &'static str, verdict: Verdict) {
+        self.calls.retain(|(call, _)| *call != name);
+        self.calls.push((name, verdict));
     }
 }
 
@@ -68,14 +82,15 @@ pub fn resolve(
     deny: &[String],
     network: NetworkMode,
 ) -> Result<Rules, String> {
-    let mut calls = BTreeMap::new();
-    for &name in groups::ENOSYS {
-        calls.insert(name, Verdict::Errno(libc_errno::ENOSYS));
-    }
-    for &name in groups::KILL {
-        calls.insert(name, Verdict::Kill);
-    }
-    for wanted in groups {
+    let mut rules = Rules { calls: Vec::with_capacity(256) };
+    // These lists and the groups have no call in common, as a test makes sure,
+    // so nothing has to be looked for.
+    let fixed = |names: &'static [&'static str], verdict: Verdict| {
+        names.iter().map(move |&name| (name, verdict.clone()))
+    };
+    rules.calls.extend(fixed(groups::ENOSYS, Verdict::Errno(libc_errno::ENOSYS)));
+    rules.calls.extend(fixed(groups::KILL, Verdict::Kill));
+    for (index, wanted) in groups.iter().enumerate() {
         let group = GROUPS.iter().find(|g| g.name == wanted).ok_or_else(|| {
             let known: Vec<_> = GROUPS.iter().map(|g| g.name).collect();
             format!(
@@ -83,8 +98,9 @@ pub fn resolve(
                 known.join(", ")
             )
         })?;
-        for &name in group.calls {
-            calls.insert(name, conditions::verdict(name, network));
+        if !groups[..index].contains(wanted) {
+            let verdicts = group.calls.iter().map(|&c| (c, conditions::verdict(c, network)));
+            rules.calls.extend(verdicts);
         }
     }
     for name in allow {
@@ -94,12 +110,12 @@ pub fn resolve(
                 "{name} is never given out: it would open the sandbox (leave it out)"
             ));
         }
-        calls.insert(name, conditions::verdict(name, network));
+        rules.set(name, conditions::verdict(name, network));
     }
     for name in deny {
-        calls.insert(known(name)?, Verdict::Errno(libc_errno::EPERM));
+        rules.set(known(name)?, Verdict::Errno(libc_errno::EPERM));
     }
-    Ok(Rules { calls })
+    Ok(rules)
 }
 
 /// The one static copy of a call's name; an error for a name that is no call.
@@ -151,20 +167,20 @@ mod tests {
             NetworkMode::Private,
         )
         .unwrap();
-        assert_eq!(rules.calls["openat"], Verdict::Errno(1));
-        assert_eq!(rules.calls["close"], Verdict::Allow);
+        assert_eq!(*rules.get("openat").unwrap(), Verdict::Errno(1));
+        assert_eq!(*rules.get("close").unwrap(), Verdict::Allow);
     }
 
     #[test]
     fn a_private_network_has_no_way_out() {
         let groups = names(&["net-server"]);
         let private = resolve(&groups, &[], &[], NetworkMode::Private).unwrap();
-        assert_eq!(private.calls["connect"], Verdict::Errno(libc_errno::EACCES));
+        assert_eq!(*private.get("connect").unwrap(), Verdict::Errno(libc_errno::EACCES));
         // Not even by the back door of an explicit allow.
         let forced = resolve(&groups, &names(&["connect"]), &[], NetworkMode::Private).unwrap();
-        assert_eq!(forced.calls["connect"], Verdict::Errno(libc_errno::EACCES));
+        assert_eq!(*forced.get("connect").unwrap(), Verdict::Errno(libc_errno::EACCES));
         let host = resolve(&groups, &[], &[], NetworkMode::Host).unwrap();
-        assert_eq!(host.calls["connect"], Verdict::Allow);
+        assert_eq!(*host.get("connect").unwrap(), Verdict::Allow);
     }
 
     #[test]
@@ -195,9 +211,9 @@ mod tests {
         assert!(calls.len() > 100, "{} is not what derive writes", calls.len());
         for call in calls {
             assert!(
-                matches!(rules.calls.get(call), Some(Verdict::Allow | Verdict::When(..))),
+                matches!(rules.get(call), Some(Verdict::Allow | Verdict::When(..))),
                 "{call} was observed and is {:?}",
-                rules.calls.get(call)
+                rules.get(call)
             );
         }
     }

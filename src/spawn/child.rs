@@ -9,13 +9,13 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::setrlimit;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-use nix::sys::stat::{Mode, fstat, fstatat, mkdirat, umask};
+use nix::sys::stat::{Mode, fstat, mkdirat, umask};
 use nix::unistd::{
     Gid, Uid, chdir, pivot_root, read, setresgid, setresuid, setsid, symlinkat, write,
 };
@@ -291,6 +291,7 @@ fn carry_out(op: &Op, trees: &[Tree]) -> Result<(), Errno> {
             Some(c"hidepid=invisible"),
         ),
         Op::Mask(path, kind) => mask(path, *kind),
+        Op::LockProc => lock_proc(),
         Op::Tmpfs(path, options) => mount(
             Some(c"tmpfs"),
             path.as_c_str(),
@@ -335,21 +336,20 @@ fn new_file(path: &CStr) -> Result<OwnedFd, Errno> {
 /// was checked, or the empty directory that /dev/shm still is. Not with
 /// something found by a path of the host's, which could have been swapped.
 fn mask(path: &CStr, kind: PathKind) -> Result<(), Errno> {
-    // Asked first, since dropping a clone that was not attached makes the
-    // kernel wait for a grace period.
-    match fstatat(AT_FDCWD, path, AtFlags::AT_SYMLINK_NOFOLLOW) {
-        // This kernel has no such entry.
-        Err(Errno::ENOENT) => return Ok(()),
-        other => other?,
-    };
     let cover = match kind {
-        PathKind::Directory => {
-            let attributes = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
-            clone(libc::AT_FDCWD, c"dev/shm", attributes, false)?
-        }
-        PathKind::File | PathKind::Missing => {
-            sys::mount::clone_tree(libc::AT_FDCWD, c"dev/null", false)?
-        }
+        PathKind::Directory => c"dev/shm",
+        PathKind::File | PathKind::Missing => c"dev/null",
     };
-    sys::mount::attach_tree(cover.as_fd(), libc::AT_FDCWD, path)
+    match mount(Some(cover), path, None::<&CStr>, MsFlags::MS_BIND, None::<&CStr>) {
+        // This kernel has no such entry.
+        Err(Errno::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
+/// Makes /proc and all that covers it read-only, nodev too: a covered file
+/// cannot even be opened.
+fn lock_proc() -> Result<(), Errno> {
+    let attributes = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
+    sys::mount::set_attributes_at(libc::AT_FDCWD, c"proc", attributes, true)
 }

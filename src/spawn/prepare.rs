@@ -30,6 +30,7 @@ pub(super) enum Op {
     Link(CString, CString),
     Proc,
     Mask(CString, PathKind),
+    LockProc,
     Tmpfs(CString, CString),
     /// A tree, by its index in `Prepared::trees`, and where it goes.
     Attach {
@@ -243,6 +244,7 @@ fn mounts(plan: &Plan, binary: File, privileged: bool) -> Result<Mounts, StartEr
             MountOp::Link(target, to) => Op::Link(inside(target), path(to)),
             MountOp::Proc => Op::Proc,
             MountOp::Mask(name, kind) => Op::Mask(path(&Path::new("proc").join(name)), *kind),
+            MountOp::LockProc => Op::LockProc,
             MountOp::Tmpfs(target, size) => Op::Tmpfs(inside(target), tmpfs_options(size.0)),
             MountOp::Device(name, wanted_major, wanted_minor) => {
                 let source = Path::new("/dev").join(name);
