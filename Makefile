@@ -66,6 +66,19 @@ bench-launch: build ## time a Go hello: bare, C floor, bubblewrap, gosandbox
 	@examples/build $(GO) hello
 	@tests/bench/run $(BIN)
 
+PREFIX   ?= /usr/local
+UNITDIR  ?= $(PREFIX)/lib/systemd/system
+.PHONY: install
+install: build ## install the program and its unit templates below PREFIX (and DESTDIR)
+	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/gosandbox
+	install -d $(DESTDIR)$(UNITDIR)
+	for unit in gosandbox@.service gosandbox@.socket gosandbox.slice; do \
+		sed 's|@BINDIR@|$(PREFIX)/bin|' src/units/$$unit >$(DESTDIR)$(UNITDIR)/$$unit; done
+	@# systemd 254 moves the supervisor by itself; 252 would warn of the key.
+	@v=$$(systemctl --version 2>/dev/null | sed -n '1s/systemd \([0-9]*\).*/\1/p'); \
+	if [ "$${v:-0}" -ge 254 ]; then \
+		sed -i '/^Delegate=yes/a DelegateSubgroup=_supervisor' $(DESTDIR)$(UNITDIR)/gosandbox@.service; fi
+
 .PHONY: clean
 clean: ## remove what was built, toolchains included
 	rm -rf target

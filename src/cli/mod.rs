@@ -4,6 +4,7 @@ mod check;
 mod options;
 mod plan;
 mod run;
+mod units;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,8 @@ enum Command {
     Run(TenantOptions),
     /// Print what `run` would do, step by step, and do nothing
     Plan(plan::PlanOptions),
+    /// Write the systemd socket and service of a tenant
+    Units(units::UnitsOptions),
     /// Can this machine do it? One line a facility
     Check,
 }
@@ -88,6 +91,7 @@ pub fn main() -> Status {
     match cli.command {
         Command::Run(options) => run::run(&options),
         Command::Plan(options) => plan::plan(&options),
+        Command::Units(options) => units::units(&options),
         Command::Check => check::check(),
     }
 }

@@ -123,6 +123,7 @@ impl TenantOptions {
             )));
         }
         let tenant = self.tenant(Path::new(name)).map_err(failed)?;
+        crate::observe::sink::about(&tenant);
         let at = |text: String| failed(format!("tenant {tenant}: {text}"));
 
         let privileged = host::privileged();
@@ -153,6 +154,18 @@ impl TenantOptions {
             status: if e.refused { Status::REFUSED } else { Status::FAILED },
         })?;
         Ok(Known { request, binary, file, plan })
+    }
+
+    /// A path that means something only in this directory: `--policy` or
+    /// `--env-file` relative to it.
+    pub(super) fn relative_path(&self) -> Option<&Path> {
+        let policy = self.policy.as_deref().filter(|p| p.contains('/')).map(Path::new);
+        policy.into_iter().chain(self.env_file.as_deref()).find(|path| path.is_relative())
+    }
+
+    /// How many words of the command line are the binary and its arguments.
+    pub(super) fn command_words(&self) -> usize {
+        self.command.len()
     }
 
     /// `--tenant`, or the binary's name where that can be one.

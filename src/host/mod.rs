@@ -67,14 +67,7 @@ impl HostError {
 /// Whether this process holds every capability that giving the tenant a host id
 /// of its own takes.
 pub fn privileged() -> bool {
-    [
-        Capability::CAP_SETUID,
-        Capability::CAP_SETGID,
-        Capability::CAP_SYS_ADMIN,
-        Capability::CAP_CHOWN,
-    ]
-    .into_iter()
-    .all(has)
+    [Capability::CAP_SETUID, Capability::CAP_SETGID, Capability::CAP_SYS_ADMIN].into_iter().all(has)
 }
 
 fn has(capability: Capability) -> bool {

@@ -5,6 +5,9 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -86,14 +89,52 @@ impl AsFd for Sink {
 /// How long one of our own lines waits for a reader.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// Says one line on stderr, in one write, so that lines of several tenants do
-/// not mix. A reader who is stuck or gone misses it.
+/// Where journald takes records: systemd's JOURNAL_NATIVE_PROTOCOL.
+const JOURNAL: &str = "/run/systemd/journal/socket";
+
+/// The tenant that records are about, once it is known.
+static TENANT: OnceLock<String> = OnceLock::new();
+
+/// Names the tenant that every record from now on is about.
+pub fn about(tenant: &crate::value::Tenant) {
+    TENANT.get_or_init(|| tenant.to_string());
+}
+
+/// Says one line: to the journal where stderr is the journal, by its own
+/// socket, which the tenant does not have; else on stderr, in one write, so
+/// that lines of several tenants do not mix. A reader who is stuck or gone
+/// misses it.
 pub fn say(line: impl std::fmt::Display) {
+    let line = line.to_string();
+    let stderr = io::stderr();
+    if is_journal(stderr.as_fd()) && to_journal(&line, Path::new(JOURNAL)).is_ok() {
+        return;
+    }
     let line = format!("gosandbox: {line}\n");
-    let Ok(sink) = Sink::of(io::stderr().as_fd()) else { return };
+    let Ok(sink) = Sink::of(stderr.as_fd()) else { return };
     if sink.write(line.as_bytes()) == Err(Errno::EAGAIN) && sink.is_writable(PATIENCE) {
         _ = sink.write(line.as_bytes());
     }
+}
+
+/// Whether systemd has connected `stderr` to the journal: JOURNAL_STREAM of
+/// systemd.exec(5) is its device and inode.
+fn is_journal(stderr: BorrowedFd<'_>) -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    fstat(stderr).is_ok_and(|data| stream == format!("{}:{}", data.st_dev, data.st_ino))
+}
+
+/// One record with its fields. Field by line; no line of ours has a newline in
+/// it, which would need the protocol's other form.
+fn to_journal(line: &str, journal: &Path) -> io::Result<()> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    let mut record =
+        format!("MESSAGE={}\nPRIORITY=5\nSYSLOG_IDENTIFIER=gosandbox\n", line.replace('\n', " "));
+    if let Some(tenant) = TENANT.get() {
+        record.push_str(&format!("GOSANDBOX_TENANT={tenant}\n"));
+    }
+    socket.send_to(record.as_bytes(), journal).map(drop)
 }
 
 #[cfg(test)]
@@ -128,5 +169,21 @@ mod tests {
         let given = OpenOptions::new().append(true).open(&path).unwrap();
         Sink::of(given.as_fd()).unwrap().write(b"after\n").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "before\nafter\n");
+    }
+
+    #[test]
+    fn a_record_has_its_fields() {
+        let dir = crate::testing::TempDir::new("journal");
+        let path = dir.path().join("socket");
+        let journal = UnixDatagram::bind(&path).unwrap();
+        about(&"acme".parse().unwrap());
+        to_journal("two\nlines", &path).unwrap();
+        let mut bytes = [0; 256];
+        let length = journal.recv(&mut bytes).unwrap();
+        assert_eq!(
+            std::str::from_utf8(&bytes[..length]).unwrap(),
+            "MESSAGE=two lines\nPRIORITY=5\nSYSLOG_IDENTIFIER=gosandbox\nGOSANDBOX_TENANT=acme\n"
+        );
+        assert!(!is_journal(journal.as_fd()), "only what JOURNAL_STREAM names");
     }
 }
