@@ -27,12 +27,16 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start and supervise a tenant
+    #[command(before_help = "Example: gosandbox run --tenant acme --listen 8080 ./app -v")]
     Run(TenantOptions),
     /// Print what `run` would do, step by step, and do nothing
+    #[command(before_help = "Example: gosandbox plan --tenant acme --listen 8080 ./app")]
     Plan(plan::PlanOptions),
     /// Write the systemd socket and service of a tenant
+    #[command(before_help = "Example: gosandbox units --tenant acme --listen 8080 /srv/acme/app")]
     Units(units::UnitsOptions),
     /// Can this machine do it? One line a facility
+    #[command(before_help = "Example: gosandbox check")]
     Check,
 }
 

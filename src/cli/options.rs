@@ -29,13 +29,13 @@ pub struct TenantOptions {
     /// Name of the tenant [default: the binary's name]
     #[arg(long, value_name = "NAME")]
     tenant: Option<Tenant>,
-    /// A shipped policy (web, job) or a file with a slash in its path
+    /// web, job, or a file with a slash in its path
     #[arg(long, value_name = "FILE|NAME")]
     policy: Option<String>,
-    /// Hand over a socket: [NAME=]tcp:HOST:PORT, [NAME=]unix:PATH or PORT
+    /// Socket: [NAME=]tcp:HOST:PORT, unix:PATH or PORT
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<Listener>,
-    /// private: nothing but its listeners. host: the host's network
+    /// private (its listeners, nothing else) or host
     #[arg(long, value_name = "MODE")]
     network: Option<NetworkMode>,
     /// memory.max, as in 512M
@@ -56,10 +56,10 @@ pub struct TenantOptions {
     /// Set an environment variable
     #[arg(long, value_name = "NAME=VALUE", value_parser = policy::parse_assignment)]
     env: Vec<(String, String)>,
-    /// Read environment variables from a file of NAME=VALUE lines
+    /// Read variables from a file of NAME=VALUE lines
     #[arg(long, value_name = "FILE")]
     env_file: Option<PathBuf>,
-    /// Pass one of gosandbox's own environment variables on
+    /// Pass a variable of gosandbox's own on
     #[arg(long, value_name = "NAME")]
     env_pass: Vec<String>,
     /// Working directory inside
@@ -74,7 +74,7 @@ pub struct TenantOptions {
     /// Time between SIGTERM and the forced end
     #[arg(long, value_name = "TIME")]
     grace: Option<Span>,
-    /// cgroup=best-effort: start although limits cannot be had
+    /// cgroup=best-effort: start without limits
     #[arg(long, value_name = "NAME=NEED", value_parser = parse_need)]
     require: Vec<Need>,
     /// The binary and its arguments

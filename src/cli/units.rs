@@ -17,10 +17,10 @@ use crate::policy::Address;
 /// Flags of `units` besides those of `run`.
 #[derive(Debug, Args)]
 pub(super) struct UnitsOptions {
-    /// Where the drop-ins go
+    /// Where they go
     #[arg(long, value_name = "DIR", default_value = "/etc/systemd/system")]
     dir: PathBuf,
-    /// Run the supervisor as a user of its own that systemd makes, not as root
+    /// Start it as a user that systemd makes, not root
     #[arg(long)]
     dynamic_user: bool,
     /// Print them and write nothing

@@ -114,6 +114,14 @@ fn identity(
             gid: HostGid(fact.id.0),
             kind: if fact.recorded { IdentityKind::Recorded } else { IdentityKind::New },
         },
+        // Without the privilege to map another id the tenant would be root.
+        None if host.uid.0 == 0 => {
+            return Err(PlanError::new(
+                Step::IdMap,
+                "root without CAP_SETUID, CAP_SETGID or CAP_SYS_ADMIN cannot give the tenant an id \
+                 of its own (give gosandbox these capabilities, or start it as an ordinary user)",
+            ));
+        }
         None => {
             notes.push(format!(
                 "not started as root: the tenant is uid {} and gid {} on the host, with the groups of its caller",

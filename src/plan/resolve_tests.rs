@@ -360,6 +360,14 @@ fn ids_that_would_not_be_one_are_refused() {
     assert!(error("[process]\nworkdir = \"tmp\"", &host()).contains("not an absolute path"));
 }
 
+/// Its own id is the host's root, which no tenant may be.
+#[test]
+fn root_without_capabilities_is_refused() {
+    let host = HostFacts { uid: HostUid(0), ..laptop() };
+    let text = error("[require]\ncgroup = \"best-effort\"", &host);
+    assert!(text.starts_with("id map: root without CAP_SETUID"), "{text}");
+}
+
 #[test]
 fn a_hard_limit_that_cannot_be_raised_is_kept_and_said() {
     let plan = plan("[require]\ncgroup = \"best-effort\"", &laptop()).unwrap();

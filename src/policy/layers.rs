@@ -304,7 +304,13 @@ pub fn load(
         if chain.iter().any(|seen| seen.source == layer.source) || chain.len() > 16 {
             return Err(PolicyError::Loop(name));
         }
-        next = layer.file.extends.clone();
+        // A file that extends nothing changes the default: one without groups of
+        // system calls could not start anything.
+        next = match (&layer.source, &layer.file.extends) {
+            (_, Some(parent)) => Some(parent.clone()),
+            (Source::File(_), None) => Some(DEFAULT_POLICY.to_owned()),
+            _ => None,
+        };
         chain.push(layer);
     }
     let mut policy = Policy::built_in();

@@ -154,6 +154,15 @@ fn variables() {
 }
 
 #[test]
+fn a_file_that_extends_nothing_changes_the_default() {
+    let dir = TempDir::new("default");
+    let path = write(&dir, "p.toml", "[limits]\npids = 9\n");
+    let policy = load(Some(path.to_str().unwrap()), None, vec![], true).unwrap();
+    assert_eq!(policy.limits.pids.value, 9);
+    assert_eq!(policy.syscalls.groups.origin.to_string(), "policy web");
+}
+
+#[test]
 fn shipped_policies_parse_and_their_chain_ends_at_web() {
     for (name, _) in shipped() {
         let policy = load(Some(name), None, vec![], true).unwrap();
