@@ -8,14 +8,14 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{SigmaskHow, sigprocmask};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
-use nix::unistd::pipe2;
+use nix::unistd::{Gid, Uid, fchown, pipe2};
 
 use super::StartError;
 use super::child::{self, Channels};
 use super::prepare::{Prepared, first_free};
 use super::report::{Failure, RECORD, decode_exit};
 use crate::cgroup::Instance;
-use crate::plan::{Plan, Step};
+use crate::plan::{IdentityKind, Plan, Step};
 use crate::sys;
 use crate::sys::process::{Cloned, Exit};
 
@@ -55,6 +55,13 @@ pub fn spawn(mut prepared: Prepared, plan: &Plan) -> Result<Running, StartError>
     let (setup, status, stdout, stderr) =
         channels(prepared.listeners.len()).map_err(|e| fail(Step::Clone, "pipe", e))?;
     let (ours, theirs) = setup;
+    if plan.identity.kind != IdentityKind::Caller {
+        // The tenant opens /dev/stdout like a file; the pipe has to be its own.
+        let (uid, gid) = (Uid::from_raw(plan.identity.uid.0), Gid::from_raw(plan.identity.gid.0));
+        for pipe in [&stdout.1, &stderr.1] {
+            fchown(pipe, Some(uid), Some(gid)).map_err(|e| fail(Step::Descriptors, "pipe", e))?;
+        }
+    }
 
     // The child must not run the supervisor's handlers, nor lose a signal
     // before init waits for them.
@@ -159,15 +166,21 @@ impl Running {
         self.output.take().ok_or(Errno::EBADF)
     }
 
-    /// What the set-up channel says; to be called when it is readable.
+    /// What the set-up channel says; to be called when it is readable. `None`
+    /// where init ended without a word.
     ///
     /// # Errors
     /// What read(2) says.
-    pub fn read_setup(&self) -> Result<Setup, Errno> {
+    pub fn read_setup(&self) -> Result<Option<Setup>, Errno> {
         let mut bytes = [0; RECORD];
-        match nix::unistd::read(&self.setup, &mut bytes)? {
-            0 => Ok(Setup::Done),
-            length => Failure::decode(&bytes[..length]).map(Setup::Failed).ok_or(Errno::EBADMSG),
+        match nix::unistd::read(&self.setup, &mut bytes) {
+            Ok(0) => Ok(Some(Setup::Done)),
+            Ok(length) => {
+                Failure::decode(&bytes[..length]).map(Setup::Failed).map(Some).ok_or(Errno::EBADMSG)
+            }
+            // Init was killed before it had read the go.
+            Err(Errno::ECONNRESET) => Ok(None),
+            Err(errno) => Err(errno),
         }
     }
 

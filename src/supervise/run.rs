@@ -142,7 +142,7 @@ fn wait(
     for source in ready(running, signals, relays, open, state)? {
         match source {
             Source::Signals => events.extend(signals.pending().into_iter().map(Event::Signal)),
-            Source::Setup => events.push(setup(running, open)?),
+            Source::Setup => events.extend(setup(running, open)?),
             Source::Status => events.extend(status(running, open)),
             Source::Output(n) => relays[n].fill(),
             Source::OwnOutput(n) => relays[n].flush(),
@@ -162,12 +162,12 @@ fn wait(
     Ok(events)
 }
 
-fn setup(running: &Running, open: &mut Open) -> io::Result<Event> {
+fn setup(running: &Running, open: &mut Open) -> io::Result<Option<Event>> {
     open.setup = false;
-    Ok(match running.read_setup()? {
+    Ok(running.read_setup()?.map(|said| match said {
         Setup::Done => Event::Started,
         Setup::Failed(failure) => Event::SetupFailed(failure),
-    })
+    }))
 }
 
 fn status(running: &mut Running, open: &mut Open) -> Option<Event> {
@@ -178,7 +178,7 @@ fn status(running: &mut Running, open: &mut Open) -> Option<Event> {
 fn last_words(running: &mut Running, open: &mut Open) -> io::Result<Vec<Event>> {
     let mut events = Vec::new();
     if open.setup {
-        events.push(setup(running, open)?);
+        events.extend(setup(running, open)?);
     }
     if open.status {
         events.extend(status(running, open));

@@ -1,0 +1,38 @@
+# pids.max.
+
+test_a_fork_bomb_is_stopped() {
+	before=$(cat "$(slice)/pids.current" 2>/dev/null || echo 0)
+	dir=$(slice)/bomb.service/bomb
+	# Not waited for: it goes off as soon as it runs, and its cgroup vanishes with it.
+	NO_BLOCK=1 tenant bomb -- --pids 40 "$APPS/1.27/hello" fork-bomb 1000
+	wait_until 20 'it has a cgroup' test -e "$dir/1/pids.current"
+	is pids.max "$(cat "$dir/pids.max")" 40
+	# Without a fork of our own, to be fast enough. Linux 6.1 counts in the cgroup that forked, later ones in the one
+	# whose limit it was.
+	most=0 hit=0
+	while { read -r now <"$dir/pids.current"; } 2>/dev/null; do
+		[ "$now" -le "$most" ] || most=$now
+		for file in "$dir/1/pids.events" "$dir/pids.events"; do
+			{ read -r _ count <"$file"; } 2>/dev/null || break 2
+			[ "$count" -le $hit ] || hit=$count
+		done
+	done
+	wait_until 40 'the tenant ends' is_down bomb.service
+	echo "most processes seen: $most"
+	at_least 'processes seen' "$most" 30
+	[ "$most" -le 40 ] || fail "$most processes, more than pids.max"
+	at_least 'max in pids.events' "$hit" 1
+	started=$(log bomb | sed -n 's/^started \([0-9]*\) of 1000$/\1/p')
+	[ -n "$started" ] || fail 'it did not live to tell'
+	[ "$started" -ge 1 ] && [ "$started" -lt 40 ] || fail "it started $started processes"
+	is_missing "$dir" || fail 'its cgroup is still there'
+	is 'processes left in the slice' "$(cat "$(slice)/pids.current")" "$before"
+}
+
+test_the_neighbour_can_still_fork() {
+	tenant forker -- --pids 40 --listen 18020 "$APPS/1.27/web"
+	tenant bomb -- --pids 40 "$APPS/1.27/hello" fork-bomb 1000
+	is 'its child' "$(get 18020 /exec)" 'hello from a child of forker'
+	wait_until 40 'the bomb ends' is_down bomb.service
+	is 'its child' "$(get 18020 /exec)" 'hello from a child of forker'
+}
