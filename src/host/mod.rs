@@ -120,7 +120,7 @@ pub fn read(
         can_scope: systemd_booted(roots) && (privileged || user_manager()),
         paths,
         timezone: timezone(&roots.etc),
-        stdin: stdin(),
+        stdin: stdin().map_err(|e| HostError::new("stdin", e))?,
         inherited: inherited::read()?,
         environment: passed(&policy.process.env_pass.value),
         env_file: match &policy.process.env_file.value {
@@ -137,13 +137,13 @@ pub fn systemd_booted(roots: &Roots) -> bool {
 }
 
 /// A descriptor that is closed is opened on /dev/null before main.
-fn stdin() -> StdinFact {
+fn stdin() -> nix::Result<StdinFact> {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
     use nix::sys::stat::{SFlag, fstat};
     let stdin = io::stdin();
-    let kind = fstat(&stdin).map(|data| data.st_mode & SFlag::S_IFMT.bits()).unwrap_or(0);
-    let flags = fcntl(&stdin, FcntlArg::F_GETFL).unwrap_or(0);
-    match SFlag::from_bits_truncate(kind) {
+    let kind = fstat(&stdin)?.st_mode & SFlag::S_IFMT.bits();
+    let flags = fcntl(&stdin, FcntlArg::F_GETFL)?;
+    Ok(match SFlag::from_bits_truncate(kind) {
         SFlag::S_IFDIR => StdinFact::Door("a directory"),
         SFlag::S_IFBLK => StdinFact::Door("a block device"),
         _ if OFlag::from_bits_truncate(flags).contains(OFlag::O_PATH) => {
@@ -151,7 +151,7 @@ fn stdin() -> StdinFact {
         }
         _ if io::IsTerminal::is_terminal(&stdin) => StdinFact::Terminal,
         _ => StdinFact::Ordinary,
-    }
+    })
 }
 
 /// Whether a systemd user manager runs for this user.

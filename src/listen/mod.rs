@@ -86,7 +86,9 @@ fn one(plan: &ListenerPlan) -> Result<Socket, ListenError> {
             let fd = stream(family).map_err(failed)?;
             // A restart must not wait for connections in TIME_WAIT: socket(7).
             setsockopt(&fd, sockopt::ReuseAddr, &true).map_err(|e| failed(e.into()))?;
-            listen(&fd, storage.as_ref()).map_err(failed)?;
+            socket::bind(fd.as_raw_fd(), storage.as_ref())
+                .and_then(|()| socket::listen(&fd, Backlog::new(BACKLOG)?))
+                .map_err(|e| failed(e.into()))?;
             let address = socket::getsockname::<SockaddrStorage>(fd.as_raw_fd())
                 .map_err(|e| failed(e.into()))
                 .map(|got| got_port(*address, &got))?;
@@ -111,12 +113,6 @@ fn stream(family: AddressFamily) -> io::Result<OwnedFd> {
     Ok(socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?)
 }
 
-fn listen(fd: &OwnedFd, address: &dyn SockaddrLike) -> io::Result<()> {
-    socket::bind(fd.as_raw_fd(), address)?;
-    socket::listen(fd, Backlog::new(BACKLOG)?)?;
-    Ok(())
-}
-
 /// Owner, group and mode are right from the moment the file exists: by umask and,
 /// for root, by the effective gid. Nothing is looked up by its path afterwards,
 /// where a link could stand by then, put there by whoever may write the
@@ -129,20 +125,23 @@ fn unix(path: &Path, mode: u32, group: Option<&str>, address: &Address) -> io::R
     // Both are the process's own, and this one has one thread.
     let own = getegid();
     let mask = umask(Mode::from_bits_truncate(0o777 & !mode));
-    let given = match group.map_or(Ok(()), setegid) {
+    let given = group.map_or(Ok(()), setegid);
+    let bound = socket::bind(fd.as_raw_fd(), &unix);
+    umask(mask);
+    let back = setegid(own);
+    bound?;
+    // From here on it is removed again, whatever fails.
+    let socket =
+        Socket { fd, address: address.clone(), any_port: false, made: Some(path.to_owned()) };
+    back?;
+    match given {
         // Not root: a group of the caller's can only be given to it by path,
         // which takes no privilege that somebody could borrow.
-        Err(Errno::EPERM) => Err(group),
-        other => Ok(other?),
-    };
-    let bound = listen(&fd, &unix);
-    umask(mask);
-    setegid(own)?;
-    bound?;
-    if let Err(group) = given {
-        std::os::unix::fs::lchown(path, None, group.map(Gid::as_raw))?;
+        Err(Errno::EPERM) => std::os::unix::fs::lchown(path, None, group.map(Gid::as_raw))?,
+        other => other?,
     }
-    Ok(Socket { fd, address: address.clone(), any_port: false, made: Some(path.to_owned()) })
+    socket::listen(&socket.fd, Backlog::new(BACKLOG)?)?;
+    Ok(socket)
 }
 
 /// A socket file that nobody listens on is in the way of bind(2) and goes.

@@ -173,14 +173,19 @@ impl Running {
     /// What read(2) says.
     pub fn read_setup(&self) -> Result<Option<Setup>, Errno> {
         let mut bytes = [0; RECORD];
-        match nix::unistd::read(&self.setup, &mut bytes) {
-            Ok(0) => Ok(Some(Setup::Done)),
-            Ok(length) => {
+        let mut said = nix::unistd::read(&self.setup, &mut bytes);
+        // Init ended before it had read the go. The error comes once, and before
+        // what init may have said.
+        let unread = said == Err(Errno::ECONNRESET);
+        if unread {
+            said = nix::unistd::read(&self.setup, &mut bytes);
+        }
+        match said? {
+            0 if unread => Ok(None),
+            0 => Ok(Some(Setup::Done)),
+            length => {
                 Failure::decode(&bytes[..length]).map(Setup::Failed).map(Some).ok_or(Errno::EBADMSG)
             }
-            // Init was killed before it had read the go.
-            Err(Errno::ECONNRESET) => Ok(None),
-            Err(errno) => Err(errno),
         }
     }
 
