@@ -46,7 +46,8 @@ unit: ## tests of everything pure
 
 .PHONY: tenants
 tenants: ## tests that start real sandboxes, as root and as a user
-	$(CARGO) test --no-fail-fast --test '*'
+	$(CARGO) test --no-fail-fast --test '*'; status=$$?; \
+	[ ! -w /var/lib/gosandbox/ids ] || sed -i '/^t[0-9]*-[0-9]* /d' /var/lib/gosandbox/ids; exit $$status
 
 .PHONY: golden
 golden: ## write the golden plans anew; look at the difference

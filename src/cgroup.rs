@@ -70,6 +70,19 @@ pub fn create(spec: &CgroupSpec) -> Result<Instance, CgroupError> {
         make(&leaf)?;
         write(&leaf.join("cgroup.procs"), "0")?;
     }
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match divide(spec) {
+            // Another tenant's end took the empty parent away under us.
+            Err(error) if error.errno() == Errno::ENOENT && tries < 100 => {}
+            other => return other,
+        }
+    }
+}
+
+/// Makes the directories from the parent down, and the limits.
+fn divide(spec: &CgroupSpec) -> Result<Instance, CgroupError> {
     for dir in &spec.enable {
         let dir = spec.mount.join(dir);
         make(&dir)?;

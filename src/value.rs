@@ -257,6 +257,13 @@ pub fn escape(text: &str) -> String {
     out
 }
 
+/// What an error says, without "(os error 13)": the number is for programs.
+pub fn cause(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let words = text.split(" (os error").next().unwrap_or_default();
+    words.to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,8 +8,9 @@ mod units;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::observe::sink::say;
 use crate::sys;
 
 pub use options::TenantOptions;
@@ -80,17 +81,7 @@ impl Status {
 pub fn main() -> Status {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // Only printing can fail here.
-            drop(error.print());
-            let is_run = std::env::args_os().nth(1).is_some_and(|arg| arg == "run");
-            return match (error.use_stderr(), is_run) {
-                (false, _) => Status::Code(0),
-                // A Go panic exits 2, so `run` cannot use it for itself.
-                (true, true) => Status::FAILED,
-                (true, false) => Status::Code(2),
-            };
-        }
+        Err(error) => return usage(&error),
     };
     match cli.command {
         Command::Run(options) => run::run(&options),
@@ -98,4 +89,27 @@ pub fn main() -> Status {
         Command::Units(options) => units::units(&options),
         Command::Check => check::check(),
     }
+}
+
+/// Help and version go to stdout as they are; a mistake is one line like every
+/// other, with what clap suggests.
+fn usage(error: &clap::Error) -> Status {
+    let bare = error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if bare || !error.use_stderr() {
+        // `--help | head` is no failure.
+        drop(error.print());
+        return Status::Code(if bare { 2 } else { 0 });
+    }
+    let known = Cli::command();
+    let command = std::env::args().nth(1).filter(|word| known.find_subcommand(word).is_some());
+    let text = error.to_string();
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let mistake = lines.next().unwrap_or_default().trim_start_matches("error: ");
+    let tip = lines.find_map(|line| line.strip_prefix("tip: "));
+    let help =
+        command.as_ref().map_or("gosandbox --help".into(), |c| format!("gosandbox {c} --help"));
+    let tip = tip.map_or(String::new(), |tip| format!("{tip}; "));
+    say(format_args!("{mistake} ({tip}see {help})"));
+    // A Go panic exits 2, so `run` cannot use it for itself.
+    if command.as_deref() == Some("run") { Status::FAILED } else { Status::Code(2) }
 }

@@ -220,10 +220,7 @@ fn open_binary(
         std::io::ErrorKind::NotFound => {
             refuse("no such file (a path, not a name to be searched for)".into(), Status::NOT_FOUND)
         }
-        _ => {
-            let text = e.to_string();
-            refuse(text.split(" (os error").next().unwrap_or_default().to_owned(), Status::REFUSED)
-        }
+        _ => refuse(crate::value::cause(&e), Status::REFUSED),
     })?;
     let facts = golang::read(&file, &real).map_err(|e| refuse(e.to_string(), Status::REFUSED))?;
     Ok((facts, file))

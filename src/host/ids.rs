@@ -86,19 +86,21 @@ pub fn look_up(roots: &Roots, tenant: &Tenant) -> Result<IdFact, HostError> {
 
 fn choose(record: &str, tenant: &Tenant, roots: &Roots) -> Result<IdFact, HostError> {
     let place = roots.state.join(FILE);
+    // A tenant that is known is the usual case; the others' lines, of which
+    // there may be thousands, are then no business of this start.
+    if let Some(id) = find(record, tenant) {
+        return Ok(IdFact { id: HostUid(id), recorded: true });
+    }
     let mut next = *RANGE.start();
     for (number, line) in record.lines().enumerate().filter(|(_, line)| !line.is_empty()) {
         let parsed =
             line.split_once(' ').and_then(|(name, id)| Some((name, id.parse::<u32>().ok()?)));
-        let Some((name, id)) = parsed.filter(|(_, id)| RANGE.contains(id)) else {
+        let Some((_, id)) = parsed.filter(|(_, id)| RANGE.contains(id)) else {
             return Err(HostError::new(
                 format!("{}:{}", place.display(), number + 1),
                 "not NAME ID with an id of the range (mend the line; never give an id to another name)",
             ));
         };
-        if name == tenant.as_str() {
-            return Ok(IdFact { id: HostUid(id), recorded: true });
-        }
         next = next.max(id.saturating_add(1));
     }
     // Only where an id is new: one that was recorded never moves.
@@ -111,6 +113,21 @@ fn choose(record: &str, tenant: &Tenant, roots: &Roots) -> Result<IdFact, HostEr
         return Err(HostError::new(place.display(), "the range of ids is used up"));
     }
     Ok(IdFact { id: HostUid(next), recorded: false })
+}
+
+/// The id on the tenant's own line.
+fn find(record: &str, tenant: &Tenant) -> Option<u32> {
+    let key = format!("{tenant} ");
+    let mut from = 0;
+    while let Some(at) = record[from..].find(&key).map(|at| from + at) {
+        // Not the end of a longer name.
+        if at == 0 || record.as_bytes()[at - 1] == b'\n' {
+            let line = record[at + key.len()..].lines().next()?;
+            return line.parse().ok().filter(|id| RANGE.contains(id));
+        }
+        from = at + key.len();
+    }
+    None
 }
 
 /// Ids that others use: every user and group, and every range handed out to
@@ -179,8 +196,10 @@ mod tests {
         assert_eq!((a.id.0, b.id.0), (1_879_048_192, 1_879_048_193));
         assert_eq!(allocate(&roots, &tenant("a")).unwrap(), a);
         assert_eq!(look_up(&roots, &tenant("b")).unwrap(), b);
-        // A name that begins like another's is another.
+        // A name that begins or ends like another's is another.
         assert_eq!(allocate(&roots, &tenant("aa")).unwrap().id.0, 1_879_048_194);
+        assert_eq!(allocate(&roots, &tenant("b-a")).unwrap().id.0, 1_879_048_195);
+        assert_eq!(allocate(&roots, &tenant("a")).unwrap(), a);
     }
 
     #[test]

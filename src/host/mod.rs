@@ -161,7 +161,8 @@ fn user_manager() -> bool {
 }
 
 fn read_text(path: &Path) -> Result<String, HostError> {
-    std::fs::read_to_string(path).map_err(|e| HostError::new(path.display(), e))
+    std::fs::read_to_string(path)
+        .map_err(|e| HostError::new(path.display(), crate::value::cause(&e)))
 }
 
 /// Processors this process may run on: sched_getaffinity(2).
@@ -250,7 +251,8 @@ fn passed(names: &[String]) -> BTreeMap<String, String> {
 /// NAME=VALUE lines; blank lines and those that begin with # are passed over,
 /// as in systemd.exec(5), EnvironmentFile=. Nothing is unquoted or expanded.
 fn env_file(path: &Path, privileged: bool) -> Result<BTreeMap<String, String>, HostError> {
-    let text = read_trusted(path, privileged).map_err(|e| HostError::new(path.display(), e))?;
+    let text = read_trusted(path, privileged)
+        .map_err(|e| HostError::new(path.display(), crate::value::cause(&e)))?;
     let mut variables = BTreeMap::new();
     for (number, line) in text.lines().enumerate() {
         if line.trim().is_empty() || line.trim_start().starts_with('#') {

@@ -47,7 +47,7 @@ pub enum StateError {
         pid: Option<u32>,
     },
     /// The file system.
-    #[error("{}: {cause}", path.display())]
+    #[error("{}: {}", path.display(), crate::value::cause(cause))]
     Io {
         /// What was used.
         path: PathBuf,
@@ -101,21 +101,19 @@ impl StateFile {
         }
         let path = dir.join(format!("{tenant}.json"));
         loop {
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .custom_flags(libc::O_NOFOLLOW)
-                .open(&path)
-                .map_err(io(&path))?;
-            let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            let (file, made) = open(&path).map_err(io(&path))?;
+            let failed = |cause: io::Error| {
+                if made {
+                    drop(std::fs::remove_file(&path));
+                }
+                io(&path)(cause)
+            };
+            let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(file) => file,
                 Err((mut file, Errno::EWOULDBLOCK)) => {
                     return Err(StateError::Busy { pid: read(&mut file).map(|state| state.pid) });
                 }
-                Err((_, errno)) => return Err(io(&path)(errno.into())),
+                Err((_, errno)) => return Err(failed(errno.into())),
             };
             // The last owner may have removed it between our open and our lock;
             // then this lock is on a file that nobody will find.
@@ -124,9 +122,12 @@ impl StateFile {
                     .is_ok_and(|ours| (ours.dev(), ours.ino()) == (there.dev(), there.ino()))
             });
             if linked {
-                file.set_len(0).map_err(io(&path))?;
-                file.seek(SeekFrom::Start(0)).map_err(io(&path))?;
-                return Ok(Self { path, file });
+                let mut ours = Self { path: path.clone(), file };
+                ours.file
+                    .set_len(0)
+                    .and_then(|()| ours.file.seek(SeekFrom::Start(0)))
+                    .map_err(io(&path))?;
+                return Ok(ours);
             }
         }
     }
@@ -146,6 +147,23 @@ impl Drop for StateFile {
     fn drop(&mut self) {
         // Before the lock goes, so that nobody's new file is removed.
         drop(std::fs::remove_file(&self.path));
+    }
+}
+
+/// The file, and whether it was made just now.
+fn open(path: &Path) -> io::Result<(File, bool)> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    match options.open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        other => return Ok((other?, false)),
+    }
+    match options.create_new(true).open(path) {
+        // Somebody was faster: it is there now, and theirs.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            Ok((options.create_new(false).open(path)?, false))
+        }
+        other => Ok((other?, true)),
     }
 }
 

@@ -64,6 +64,9 @@ pub fn resolve(
         policy.network.mode.value,
     )
     .map_err(|message| PlanError::new(Step::Filter, message))?;
+    if policy.process.args.value.iter().any(|arg| arg.contains('\0')) {
+        return Err(PlanError::new(Step::Exec, "process.args: an argument cannot hold a NUL"));
+    }
     let mut argv = vec![exec.clone().into_os_string()];
     argv.extend(policy.process.args.value.iter().map(OsString::from));
     argv.extend(args.iter().cloned());
@@ -151,7 +154,7 @@ fn interpreter(binary: &BinaryFacts, rootfs: &[super::MountOp]) -> Result<(), Pl
 }
 
 fn workdir(path: &Path) -> Result<PathBuf, PlanError> {
-    if path.is_absolute() {
+    if path.is_absolute() && !path.as_os_str().as_encoded_bytes().contains(&0) {
         Ok(path.to_owned())
     } else {
         Err(PlanError::new(

@@ -254,7 +254,7 @@ pub enum PolicyError {
         message: String,
     },
     /// It cannot be read.
-    #[error("{0}: {1}")]
+    #[error("{}: {}", .0.display(), crate::value::cause(.1))]
     Read(PathBuf, std::io::Error),
     /// No shipped policy has this name.
     #[error(
@@ -330,7 +330,9 @@ fn find(name: &str, said_by: Option<&Layer>, privileged: bool) -> Result<Layer, 
             }
             _ => Path::new("."),
         };
-        return read_file(&base.join(name), privileged);
+        // Without "./" in front of what has it already.
+        let path = if base == Path::new(".") { PathBuf::from(name) } else { base.join(name) };
+        return read_file(&path, privileged);
     }
     let (name, text) = shipped().iter().find(|(shipped, _)| *shipped == name).ok_or_else(|| {
         let all: Vec<_> = shipped().iter().map(|(name, _)| *name).collect();

@@ -55,7 +55,7 @@ impl StartError {
             step,
             object: object.into(),
             errno,
-            cause: words(&std::io::Error::from(errno)),
+            cause: crate::value::cause(&errno.into()),
             remedy: remedy(step, errno).map(str::to_owned),
         }
     }
@@ -77,10 +77,4 @@ impl StartError {
     pub fn is_exec(&self) -> bool {
         self.step == Step::Exec
     }
-}
-
-/// "Permission denied (os error 13)": the number is for programs.
-fn words(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_owned()
 }
