@@ -230,18 +230,48 @@ impl Backwards {
             Verdict::Errno(value) => self.answer(errno(*value)),
             Verdict::Kill => self.answer(RET_KILL_PROCESS),
             Verdict::When(clauses, otherwise) => {
-                let mut no = self.answer(errno(*otherwise));
+                let no = self.answer(errno(*otherwise));
                 let yes = self.answer(RET_ALLOW);
-                for clause in clauses.iter().rev() {
-                    let mut then = yes;
-                    for condition in clause.iter().rev() {
-                        then = self.condition(*condition, then, no);
-                    }
-                    no = then;
-                }
-                no
+                let clauses: Vec<&[Condition]> = clauses.iter().map(Vec::as_slice).collect();
+                self.any(&clauses, yes, no)
             }
         }
+    }
+
+    /// `yes` if one of the clauses holds. Where all of them begin by comparing
+    /// the same bits with a value, these are loaded once, and what else a value
+    /// asks for is looked at only there.
+    fn any(&mut self, clauses: &[&[Condition]], yes: Place, no: Place) -> Place {
+        let Some((offset, mask)) = common_field(clauses) else {
+            return clauses.iter().rev().fold(no, |no, clause| self.all(clause, yes, no));
+        };
+        let mut values: Vec<u32> = Vec::new();
+        for value in clauses.iter().filter_map(|clause| Some(field(clause.first()?)?.2)) {
+            if !values.contains(&value) {
+                values.push(value);
+            }
+        }
+        let mut next = no;
+        for value in values.into_iter().rev() {
+            let rest: Vec<&[Condition]> = clauses
+                .iter()
+                .filter(|clause| clause.first().and_then(field).is_some_and(|f| f.2 == value))
+                .map(|clause| &clause[1..])
+                .collect();
+            let then =
+                if rest.iter().any(|r| r.is_empty()) { yes } else { self.any(&rest, yes, no) };
+            next = self.branch(JUMP_EQ, value, then, next);
+        }
+        if mask != u32::MAX {
+            self.push(AND, 0, 0, mask);
+        }
+        self.load(offset, self.next());
+        self.next()
+    }
+
+    /// `yes` if every condition of the clause holds.
+    fn all(&mut self, clause: &[Condition], yes: Place, no: Place) -> Place {
+        clause.iter().rev().fold(yes, |then, condition| self.condition(*condition, then, no))
     }
 
     fn condition(&mut self, condition: Condition, yes: Place, no: Place) -> Place {
@@ -250,7 +280,7 @@ impl Backwards {
             Operator::IsNot(value) => (u64::MAX, value, no, yes),
             Operator::Masked(mask, value) => (mask, value, yes, no),
         };
-        let low = ARGUMENTS + 8 * u32::from(condition.argument);
+        let low = low_half(condition);
         #[allow(clippy::cast_possible_truncation)] // the two halves
         let then = self.half(low, mask as u32, value as u32, yes, no);
         match condition.width {
@@ -274,6 +304,33 @@ impl Backwards {
         self.reversed.reverse();
         self.reversed
     }
+}
+
+/// Where the low half of the condition's argument is.
+fn low_half(condition: Condition) -> u32 {
+    ARGUMENTS + 8 * u32::from(condition.argument)
+}
+
+/// Offset, mask and value of a comparison that is for equality and of one half.
+fn field(condition: &Condition) -> Option<(u32, u32, u32)> {
+    #[allow(clippy::cast_possible_truncation)] // an int is the low half
+    match (condition.width, condition.operator) {
+        (Width::Int, Operator::Is(value)) => Some((low_half(*condition), u32::MAX, value as u32)),
+        (Width::Int, Operator::Masked(mask, value)) => {
+            Some((low_half(*condition), mask as u32, value as u32))
+        }
+        _ => None,
+    }
+}
+
+/// The offset and mask that all clauses begin with, if there are such.
+fn common_field(clauses: &[&[Condition]]) -> Option<(u32, u32)> {
+    let mut fields = clauses.iter().map(|clause| {
+        let (offset, mask, _) = field(clause.first()?)?;
+        Some((offset, mask))
+    });
+    let first = fields.next()??;
+    fields.all(|other| other == Some(first)).then_some(first)
 }
 
 /// What the sandbox's init may do once it has made the app: wait for signals
