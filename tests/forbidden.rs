@@ -7,7 +7,7 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -210,6 +210,8 @@ const EVERYWHERE: &[(&str, Answers)] = &[
     // filter cannot tell them from those that were handed over. When something
     // stands in between, this line says DENIED.
     ("listener-backlog", WORKS),
+    ("listener-reuseport", DENIED),
+    ("listener-defer-accept", DENIED),
 ];
 
 /// Attempts that `network = "host"` is about: private answer, host answer.
@@ -223,6 +225,7 @@ const BY_NETWORK: &[(&str, Answers, Answers)] = &[
     ("sendto-fastopen", NO_WAY_OUT, WORKS),
     ("sendmsg-fastopen", NO_WAY_OUT, WORKS),
     ("listener-rebind", NO_WAY_OUT, WORKS),
+    ("listener-accepted-rebind", NO_WAY_OUT, WORKS),
     ("listener-reconnect", NO_WAY_OUT, WORKS),
     // In the host's network the flag gets through, and meets a socket that still listens.
     ("listener-fastopen", NO_WAY_OUT, &["EISCONN"]),
@@ -294,6 +297,44 @@ impl Targets {
     }
 }
 
+/// Connects to an address over and over and resets the connection, while it
+/// lives.
+struct Knocker(Arc<AtomicBool>);
+
+impl Knocker {
+    fn at(address: SocketAddr) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let done = Arc::clone(&over);
+        std::thread::spawn(move || {
+            while !done.load(Ordering::Relaxed) {
+                if let Ok(stream) = TcpStream::connect(address) {
+                    // Close with a lingering time of zero is a reset: socket(7).
+                    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+                    nix::sys::socket::setsockopt(
+                        &stream,
+                        nix::sys::socket::sockopt::Linger,
+                        &linger,
+                    )
+                    .unwrap();
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        Self(over)
+    }
+}
+
+impl Drop for Knocker {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A port that nobody uses.
+fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
 impl Drop for Targets {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
@@ -325,10 +366,14 @@ fn the_table_has_every_probe_and_no_other() {
 /// Runs every probe in a sandbox and holds the answers against the table.
 fn inside(user: Option<Arc<User>>, network: &str) {
     let targets = Targets::new();
+    // One probe waits for a connection that is reset.
+    let knocked = free_port();
     let sandbox = |names: &[String]| {
+        let waits = names.len() == 1 && names[0] == "listener-accepted-rebind";
+        let port = if waits { knocked.port() } else { 0 };
         let sandbox = Sandbox::example("probe")
             .option("--network", network)
-            .option("--listen", "0")
+            .option("--listen", port.to_string())
             .option("--bind-ro", format!("{}:/host", targets.dir.path().display()))
             .option("--env", "PROBE_UNIX=/host/socket")
             .option("--env", format!("PROBE_CONNECT={}", targets.address))
@@ -339,6 +384,7 @@ fn inside(user: Option<Arc<User>>, network: &str) {
             None => sandbox,
         }
     };
+    let _knocker = Knocker::at(knocked);
     let all = names_of_all();
     let (alone, together): (Vec<_>, Vec<_>) = all.into_iter().partition(|name| spoils(name));
     let mut results = Results::new();
@@ -753,6 +799,7 @@ fn controls_outside_everything_works() {
 /// One attempt on a listening socket at descriptor 3.
 fn with_a_socket(name: &str, targets: &Targets) -> Results {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let _knocker = Knocker::at(socket.local_addr().unwrap());
     let fd = socket.as_raw_fd();
     let script = "export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$0\" \"$@\"";
     let control = Control::with(script, [name]).targets(targets).prepared(move || {

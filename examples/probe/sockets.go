@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 )
 
 const (
@@ -125,6 +126,31 @@ var socketProbes = []probe{
 			}
 			return did(errno)
 		})
+	}},
+	{name: "listener-accepted-rebind", about: "bind(2) of a connection accepted from descriptor 3, once its peer has reset it", run: func() result {
+		return onPassed(func(domain uint16) result {
+			if domain != syscall.AF_INET && domain != syscall.AF_INET6 {
+				return skipped("descriptor 3 is no TCP socket")
+			}
+			if !ready(passed, pollIn) {
+				return skipped("nobody connects to descriptor 3")
+			}
+			accepted, _, errno := syscall.RawSyscall6(syscall.SYS_ACCEPT4, passed, 0, 0, 0, 0, 0)
+			if errno != 0 {
+				return skipped("accept4: " + errnoName(errno))
+			}
+			if !ready(accepted, pollHangUp) {
+				return skipped("the peer does not reset its connection")
+			}
+			address := socketAddress(domain, net.IPv4zero, 0)
+			return did(try(syscall.SYS_BIND, accepted, addr(&address[0]), uintptr(len(address))))
+		})
+	}},
+	{name: "listener-reuseport", about: "SO_REUSEPORT on descriptor 3", run: func() result {
+		return passedOption(syscall.SOL_SOCKET, 15)
+	}},
+	{name: "listener-defer-accept", about: "TCP_DEFER_ACCEPT on descriptor 3, for everybody who shares it", run: func() result {
+		return passedOption(syscall.IPPROTO_TCP, syscall.TCP_DEFER_ACCEPT)
 	}},
 	{name: "listener-rebind", about: "bind(2) of descriptor 3 to another port, after connect(AF_UNSPEC)", run: func() result {
 		return onPassed(func(domain uint16) result {
@@ -286,6 +312,34 @@ func onPassed(attempt func(domain uint16) result) result {
 		return skipped("descriptor 3 does not tell its domain: " + errnoName(errno))
 	}
 	return attempt(uint16(domain))
+}
+
+// Sets an option of descriptor 3 to 1.
+func passedOption(level, option uintptr) result {
+	return onPassed(func(uint16) result {
+		value := uint32(1)
+		return did(try(syscall.SYS_SETSOCKOPT, passed, level, option, addr(&value), 4))
+	})
+}
+
+const (
+	pollIn     = 1
+	pollHangUp = 0x10
+)
+
+// Waits until poll(2) says one of the events of a descriptor, ten seconds at most.
+func ready(descriptor uintptr, events int16) bool {
+	poll := &struct {
+		descriptor      int32
+		events, revents int16
+	}{int32(descriptor), events, 0}
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+		syscall.RawSyscall(syscall.SYS_POLL, addr(poll), 1, 100)
+		if poll.revents&events != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 func interfacesOf(request uintptr) result {
