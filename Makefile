@@ -1,8 +1,8 @@
 # Everything one can do here; `make` alone lists it. CI calls the same targets.
 
 CARGO    ?= cargo
-HOST     := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
-BIN      := $(or $(CARGO_TARGET_DIR),target)/$(HOST)/release/gosandbox
+TRIPLE   := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+BIN      := $(or $(CARGO_TARGET_DIR),target)/$(TRIPLE)/release/gosandbox
 GO       ?= default
 export GOSANDBOX_EXAMPLES ?= $(CURDIR)/target/examples
 
@@ -16,7 +16,7 @@ demo: build ## build all, run an example tenant, show what it can and cannot do
 	@examples/demo $(BIN)
 
 .PHONY: test
-test: setup lint unit tenants ## all tests
+test: setup lint unit tenants integration ## all tests
 
 .PHONY: build
 build: rust ## the one static executable, optimised
@@ -48,6 +48,11 @@ unit: ## tests of everything pure
 tenants: ## tests that start real sandboxes, as root and as a user
 	$(CARGO) test --no-fail-fast --test '*'; status=$$?; \
 	[ ! -w /var/lib/gosandbox/ids ] || sed -i '/^t[0-9]*-[0-9]* /d' /var/lib/gosandbox/ids; exit $$status
+
+.PHONY: integration
+integration: build ## tests with real limits, in a virtual machine; HOST=1: on this one; KERNEL=package: another kernel
+	@examples/build all
+	@GOSANDBOX_BIN=$(abspath $(BIN)) HOST=$(HOST) KERNEL=$(KERNEL) integration/run
 
 .PHONY: golden
 golden: ## write the golden plans anew; look at the difference

@@ -654,7 +654,11 @@ fn a_tenant_is_never_less_likely_to_be_killed_than_its_supervisor() {
     if may_raise_limits() {
         assert_eq!(text(&with_oom_score(-300).json()["oom_score_adj"]), "0\n");
     } else {
-        common::skip("no CAP_SYS_RESOURCE here, so no supervisor can be protected");
+        common::tested_in_vm(
+            "no CAP_SYS_RESOURCE here, so no supervisor can be protected",
+            "delegation.sh",
+            "a_protected_supervisor_has_an_unprotected_tenant",
+        );
     }
 }
 

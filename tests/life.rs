@@ -861,7 +861,11 @@ fn who_takes_more_memory_than_it_has_is_killed_and_told_why() {
         return;
     }
     if !common::has_controllers() {
-        skip("cgroup v2 has no memory controller here");
+        common::tested_in_vm(
+            "cgroup v2 has no memory controller here",
+            "memory.sh",
+            "the_limit_kills_its_tenant_and_nobody_else",
+        );
         return;
     }
     let sandbox = hello(["alloc", "256"]).option("--memory", "64M").option("--memlimit", "off");
@@ -877,7 +881,11 @@ fn a_fork_bomb_ends_at_its_limit() {
         return;
     }
     if !common::has_controllers() {
-        skip("cgroup v2 has no pids controller here");
+        common::tested_in_vm(
+            "cgroup v2 has no pids controller here",
+            "pids.sh",
+            "a_fork_bomb_is_stopped",
+        );
         return;
     }
     let sandbox = hello(["fork-bomb", "200"]).option("--pids", "64");

@@ -7,6 +7,7 @@ UNITS=/run/systemd/system
 pair() {
 	local name=$1 port=$2 grace=$3
 	shift 3
+	[ ! -e "$UNITS/gosandbox@$name.service" ] || fail "$UNITS/gosandbox@$name.service is there already"
 	echo "gosandbox@$name.service" >>"$WORK/units"
 	cat >"$UNITS/gosandbox@$name.socket" <<-END
 		[Socket]

@@ -101,6 +101,17 @@ pub(super) struct Refusal {
     pub(super) status: Status,
 }
 
+/// What a plan is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To be carried out; the tenant's id is written down.
+    Run,
+    /// To be looked at.
+    Show,
+    /// To write units, which will run somewhere else.
+    Units,
+}
+
 /// Everything that is known before anything is done.
 #[derive(Debug)]
 pub(super) struct Known {
@@ -111,9 +122,8 @@ pub(super) struct Known {
 }
 
 impl TenantOptions {
-    /// Reads policies, binary and machine, and makes the plan. `record` lets it
-    /// write the tenant's id down.
-    pub(super) fn resolve(&self, roots: &Roots, record: bool) -> Result<Known, Refusal> {
+    /// Reads policies, binary and machine, and makes the plan.
+    pub(super) fn resolve(&self, roots: &Roots, purpose: Purpose) -> Result<Known, Refusal> {
         let failed = |line: String| Refusal { line, status: Status::FAILED };
         let (name, args) = self.command.split_first().ok_or_else(|| failed("no binary".into()))?;
         if name.to_string_lossy().starts_with('-') {
@@ -133,7 +143,7 @@ impl TenantOptions {
                 .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))),
         )
         .map_err(|e| at(e.to_string()))?;
-        let policy = policy::load(
+        let mut policy = policy::load(
             self.policy.as_deref(),
             Some(&own),
             vec![environment, self.layer()],
@@ -141,6 +151,11 @@ impl TenantOptions {
         )
         .map_err(|e| at(e.to_string()))?;
 
+        if purpose == Purpose::Units {
+            // The cgroup will be the unit's, and not where this was typed.
+            policy.require.cgroup.value = Need::BestEffort;
+        }
+        let record = purpose == Purpose::Run;
         let (binary, file) = open_binary(&tenant, Path::new(name), privileged)?;
         let host = host::read(roots, &tenant, &policy, record).map_err(|e| at(e.to_string()))?;
         let request = Request {

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use clap::Args;
 
+use super::options::Purpose;
 use super::{Status, TenantOptions};
 use crate::host::Roots;
 use crate::observe::sink::say;
@@ -23,7 +24,7 @@ pub(super) struct PlanOptions {
 
 /// Prints the plan on stdout.
 pub(super) fn plan(options: &PlanOptions) -> Status {
-    let known = match options.tenant.resolve(&Roots::default(), false) {
+    let known = match options.tenant.resolve(&Roots::default(), Purpose::Show) {
         Ok(known) => known,
         Err(refusal) => {
             say(refusal.line);

@@ -6,7 +6,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
 
-use super::options::{Known, SCOPED};
+use super::options::{Known, Purpose, SCOPED};
 use super::{Status, TenantOptions};
 use crate::cgroup;
 use crate::host::Roots;
@@ -22,7 +22,7 @@ use crate::sys::process::Exit;
 
 /// Starts the tenant and stays until it has ended.
 pub(super) fn run(options: &TenantOptions) -> Status {
-    let known = match options.resolve(&Roots::default(), true) {
+    let known = match options.resolve(&Roots::default(), Purpose::Run) {
         Ok(known) => known,
         Err(refusal) => {
             say(refusal.line);

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::options::Purpose;
 use super::{Status, TenantOptions};
 use crate::host::Roots;
 use crate::observe::sink::say;
@@ -38,7 +39,7 @@ pub(super) fn units(options: &UnitsOptions) -> Status {
     }
     // The plan is made for its checks: units for a tenant that could not start
     // would be found out at its first connection.
-    let known = match options.tenant.resolve(&Roots::default(), false) {
+    let known = match options.tenant.resolve(&Roots::default(), Purpose::Units) {
         Ok(known) => known,
         Err(refusal) => {
             say(refusal.line);

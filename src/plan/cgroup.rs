@@ -79,7 +79,10 @@ pub(super) fn resolve(
         );
     };
 
-    let (parent, enable, move_self, available) = if facts.own_delegated {
+    // The user manager of systemd 252 marks nothing as delegated; in a scope that
+    // it made for us, being allowed to write is the mark.
+    let scope_is_ours = scoped && !host.privileged && facts.own_writable;
+    let (parent, enable, move_self, available) = if facts.own_delegated || scope_is_ours {
         // A unit with Delegate=yes: we sit in the cgroup that is ours to divide.
         let parent = below(&facts.own);
         (
@@ -92,6 +95,17 @@ pub(super) fn resolve(
         // DelegateSubgroup=: systemd put us into a leaf already.
         let parent = below(facts.own.parent().unwrap_or(Path::new("/")));
         (parent.clone(), vec![parent], None, &facts.parent_controllers)
+    } else if host.systemd && host.privileged && in_service(&facts.own) {
+        // Leaving the unit for a scope would take the tenant away from the
+        // limits and the stop of the unit.
+        return without(
+            best_effort,
+            missing,
+            &format!(
+                "{}: this unit does not lend out its cgroup (add Delegate=yes to its [Service])",
+                facts.own.display()
+            ),
+        );
     } else if host.can_scope && !scoped {
         // A shell under systemd. The hierarchy is systemd's, root or not; a
         // scope is how it lends out a piece.
@@ -159,6 +173,11 @@ pub(super) fn resolve(
         },
         controllers,
     })))
+}
+
+/// Whether a cgroup is that of a service and not of somebody's session.
+fn in_service(own: &Path) -> bool {
+    own.extension().is_some_and(|kind| kind == "service")
 }
 
 /// `/a/b` as a path to be joined below the mount.

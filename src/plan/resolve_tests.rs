@@ -183,9 +183,22 @@ fn where_the_cgroup_goes() {
     // From a shell under systemd: only through a scope.
     let mut shell = host();
     shell.cgroup.as_mut().unwrap().own_delegated = false;
+    // A service without Delegate=yes is told so, and not left behind.
+    assert!(error("", &shell).contains("add Delegate=yes"));
+    shell.cgroup.as_mut().unwrap().own = "/user.slice/user-0.slice/session-1.scope".into();
     assert_eq!(plan("", &shell).unwrap().cgroup, CgroupPlan::NeedsScope);
     let scoped = Request { scoped: true, ..request("") };
+    shell.cgroup.as_mut().unwrap().own_writable = false;
     assert!(resolve(&scoped, &shell, &binary()).is_err(), "no second scope");
+    // systemd 252 marks no scope of a user as delegated.
+    let mut user = laptop();
+    (user.systemd, user.can_scope) = (true, true);
+    let cgroup = user.cgroup.as_mut().unwrap();
+    cgroup.own = "/user.slice/user-7.slice/user@7.service/a.scope".into();
+    cgroup.own_writable = true;
+    assert_eq!(plan("", &user).unwrap().cgroup, CgroupPlan::NeedsScope);
+    let scoped_user = resolve(&scoped, &user, &binary()).unwrap().cgroup;
+    assert!(matches!(scoped_user, CgroupPlan::Made(spec) if spec.tenant.ends_with("a.scope/acme")));
     // Plain root without systemd rules the hierarchy itself.
     shell.systemd = false;
     shell.can_scope = false;

@@ -9,7 +9,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{AT_FDCWD, OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
@@ -21,7 +21,7 @@ use nix::unistd::{
 };
 
 use super::init;
-use super::prepare::{Op, Place, Prepared, Tree, clone, first_free};
+use super::prepare::{Op, Place, Prepared, Tree, clone, first_free, walk};
 use super::report::Sequence;
 use crate::plan::{PathKind, Step};
 use crate::sys;
@@ -315,10 +315,8 @@ fn attach(tree: &OwnedFd, target: &CStr, place: Place) -> Result<(), Errno> {
             // The tenant may write what this leads through; no link in it is
             // followed, and it cannot be swapped between look-up and mount
             // (CVE-2021-30465).
-            let how = OpenHow::new()
-                .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-                .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
-            let target = openat2(AT_FDCWD, target, how)?;
+            let root = open(c".", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+            let target = walk(root, target.to_bytes())?;
             return sys::mount::attach_tree(tree.as_fd(), target.as_raw_fd(), c"");
         }
     }

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{Mode, SFlag, fstat, major, minor};
 
 use super::StartError;
@@ -310,27 +310,46 @@ fn tmpfs_options(size: u64) -> CString {
     CString::new(format!("mode=1777,size={size},nr_inodes={inodes}")).unwrap_or_default()
 }
 
-/// O_PATH: nothing of a source is read, and a fifo or device is not woken.
-fn open_path(path: &Path, resolve: ResolveFlag) -> Result<OwnedFd, Errno> {
-    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
-    openat2(nix::fcntl::AT_FDCWD, path, how)
+/// O_PATH: nothing of a source is read, and a fifo or device is not woken. The
+/// system's own paths may lead through links, which are root's; the policy's
+/// follow none at all. The plan has refused those that had one, so this only
+/// ever fails where one was put there since.
+fn open_source(path: &Path, access: Access) -> Result<OwnedFd, Errno> {
+    match access {
+        Access::Data => open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()),
+        Access::ReadOnly | Access::ReadWrite => open_without_links(path),
+    }
 }
 
-/// The policy's sources follow no symbolic link at all; the plan has refused
-/// those that had one, so this only ever fails where one was put there since.
-/// The system's own were resolved by the plan.
-fn open_source(path: &Path, access: Access) -> Result<OwnedFd, Errno> {
-    let resolve = match access {
-        Access::Data => ResolveFlag::RESOLVE_NO_MAGICLINKS,
-        Access::ReadOnly | Access::ReadWrite => ResolveFlag::RESOLVE_NO_SYMLINKS,
-    };
-    open_path(path, resolve)
+fn open_without_links(path: &Path) -> Result<OwnedFd, Errno> {
+    let root = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+    walk(root, path.as_os_str().as_bytes())
+}
+
+/// Opens `path` below `from`, one name after the other, each looked up in the
+/// directory that was opened before: no symbolic link is followed, and nothing
+/// can be swapped on the way. ELOOP where there is a link. `..` has been ruled
+/// out when the policy was parsed.
+///
+/// What openat2(2) does with RESOLVE_NO_SYMLINKS; but systemd's RestrictSUIDSGID=,
+/// which DynamicUser= implies, answers ENOSYS to that. Allocates nothing.
+pub(super) fn walk(from: OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut at = from;
+    for name in path.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
+        at = openat(&at, name, flags, Mode::empty())?;
+        let mode = fstat(&at)?.st_mode & SFlag::S_IFMT.bits();
+        if SFlag::from_bits_truncate(mode) == SFlag::S_IFLNK {
+            return Err(Errno::ELOOP);
+        }
+    }
+    Ok(at)
 }
 
 /// A device node, and the one it has to be: something else in its place would
 /// be bound over /proc entries as a mask (CVE-2025-31133).
 fn open_device(path: &Path, wanted_major: u32, wanted_minor: u32) -> Result<OwnedFd, Errno> {
-    let opened = open_path(path, ResolveFlag::RESOLVE_NO_SYMLINKS)?;
+    let opened = open_without_links(path)?;
     let data = fstat(&opened)?;
     let is_device =
         SFlag::from_bits_truncate(data.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFCHR;
@@ -345,4 +364,29 @@ fn open_device(path: &Path, wanted_major: u32, wanted_minor: u32) -> Result<Owne
 fn is_directory(fd: &OwnedFd) -> Result<bool, Errno> {
     let mode = fstat(fd)?.st_mode & SFlag::S_IFMT.bits();
     Ok(SFlag::from_bits_truncate(mode) == SFlag::S_IFDIR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TempDir;
+
+    #[test]
+    fn no_link_is_followed_at_any_place() {
+        let dir = TempDir::new("walk");
+        let real = dir.path().join("real");
+        std::fs::create_dir_all(real.join("inner")).unwrap();
+        std::os::unix::fs::symlink(&real, dir.path().join("link")).unwrap();
+        std::os::unix::fs::symlink("inner", real.join("last")).unwrap();
+        let open = |name: &str| {
+            let from = open(dir.path(), OFlag::O_PATH, Mode::empty()).unwrap();
+            walk(from, name.as_bytes())
+        };
+        let opened = fstat(open("real//inner/").unwrap()).unwrap();
+        let wanted = nix::sys::stat::stat(&real.join("inner")).unwrap();
+        assert_eq!((opened.st_dev, opened.st_ino), (wanted.st_dev, wanted.st_ino));
+        assert_eq!(open("link/inner").unwrap_err(), Errno::ELOOP);
+        assert_eq!(open("real/last").unwrap_err(), Errno::ELOOP);
+        assert_eq!(open("real/none").unwrap_err(), Errno::ENOENT);
+    }
 }

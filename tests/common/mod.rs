@@ -64,6 +64,17 @@ pub(crate) fn skip(why: &str) {
     drop(std::io::stderr().write_all(format!("SKIPPED: {why}\n").as_bytes()));
 }
 
+/// Says that something cannot be tested on this machine, and where it is tested
+/// all the same: the virtual machine of `make integration` has what is missing
+/// here. A test of that name has to be there.
+pub(crate) fn tested_in_vm(why: &str, file: &str, test: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/tests").join(file);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains(&format!("\ntest_{test}()")), "{}: no {test}", path.display());
+    let line = format!("SKIPPED: {why}; integration/tests/{file} has {test}\n");
+    drop(std::io::stderr().write_all(line.as_bytes()));
+}
+
 /// Whether these tests run as root; where not, says that they are skipped.
 pub(crate) fn root_or_skip() -> bool {
     let root = nix::unistd::geteuid().is_root();
