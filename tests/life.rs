@@ -388,10 +388,10 @@ fn the_service_manager_is_told() {
         String::from_utf8_lossy(&buffer[..length]).into_owned()
     };
     let mut running = hello(["signals"]).env("NOTIFY_SOCKET", &path).start();
-    assert_eq!(hear(), "READY=1");
+    assert_eq!(hear(), "READY=1\nSTATUS=running");
     running.line("ready");
     running.signal(SIGTERM);
-    assert_eq!(hear(), "STOPPING=1");
+    assert_eq!(hear(), "STOPPING=1\nSTATUS=asked to end, with time left to do it");
     assert_eq!(running.wait().code(), Some(0));
 }
 

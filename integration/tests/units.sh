@@ -82,3 +82,19 @@ test_the_journal_has_our_records_with_their_tenant() {
 	wait_until 30 "the tenant's lines" theirs
 	is "records that claim to be about forger" "$(journalctl --quiet --no-pager -o cat GOSANDBOX_TENANT=forger | grep -c line || true)" 0
 }
+
+test_the_watchdog_is_fed_and_the_status_is_told() {
+	# A supervisor that did not answer would be killed by systemd after two seconds.
+	tenant dog WatchdogSec=2 -- --require cgroup=best-effort --listen 18064 "$APPS/1.27/web"
+	pid=$(supervisor dog)
+	is 'its status text' "$(property dog.service StatusText)" running
+	begun=$(cut -d. -f1 /proc/uptime)
+	later() { [ $(($(cut -d. -f1 /proc/uptime) - begun)) -ge 6 ]; }
+	wait_until 20 'six seconds have passed' later
+	is 'its supervisor' "$(supervisor dog)" "$pid"
+	is_active dog.service || fail 'it is not active any more'
+	# The other way round: stopped, it cannot answer, and systemd does kill it.
+	kill -STOP "$pid"
+	wait_until 30 'systemd has noticed' is_down dog.service
+	is 'why it ended' "$(property dog.service Result)" watchdog
+}

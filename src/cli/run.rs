@@ -11,13 +11,13 @@ use super::{Status, TenantOptions};
 use crate::cgroup;
 use crate::host::Roots;
 use crate::listen::{self, Socket};
-use crate::observe::notify::Notifier;
+use crate::observe::notify::{self, Notifier};
 use crate::observe::sink::say;
 use crate::observe::state_file::{self, State, StateFile};
 use crate::plan::{CgroupPlan, IdentityKind, Plan, Step};
 use crate::policy::Address;
 use crate::spawn::{self, Failure, Prepared, StartError};
-use crate::supervise::{End, Kill, Outcome, Signals, supervise};
+use crate::supervise::{End, Kill, Outcome, Signals, Watchdog, supervise};
 use crate::sys::process::Exit;
 
 /// Starts the tenant and stays until it has ended.
@@ -81,7 +81,9 @@ fn start_and_watch(known: &Known) -> Result<Outcome, StartError> {
         record(file, plan, &sockets, path).map_err(|e| fail(Step::State, &e, Errno::EIO))?;
     }
     let notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET"));
-    let outcome = supervise(&mut running, &mut signals, &notifier, plan.grace)
+    let variable = |name: &str| std::env::var(name).ok();
+    let watchdog = Watchdog::new(notify::watchdog(variable, std::process::id()));
+    let outcome = supervise(&mut running, &mut signals, &notifier, plan.grace, watchdog)
         .map_err(|e| fail(Step::State, "poll", errno(&e)))?;
     match outcome.end {
         End::Failed(failure) => Err(explain(plan, failure)),

@@ -1,9 +1,11 @@
-//! sd_notify(3): tells the service manager that the tenant runs, or is ending.
+//! sd_notify(3): tells the service manager that the tenant runs, or is ending,
+//! and that the supervisor is not stuck.
 
 use std::ffi::OsString;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
 /// The socket of NOTIFY_SOCKET; without one, nothing is sent.
 #[derive(Debug, Default)]
@@ -35,6 +37,15 @@ impl Notifier {
     }
 }
 
+/// How often the service manager wants to hear of us: half of WATCHDOG_USEC, as
+/// sd_watchdog_enabled(3) advises. `None` where it does not, or means another
+/// process by WATCHDOG_PID.
+pub fn watchdog(variable: impl Fn(&str) -> Option<String>, own: u32) -> Option<Duration> {
+    let micros: u64 = variable("WATCHDOG_USEC")?.parse().ok()?;
+    let meant = variable("WATCHDOG_PID").is_none_or(|pid| pid.parse() == Ok(own));
+    (meant && micros > 0).then(|| Duration::from_micros(micros / 2))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,5 +75,19 @@ mod tests {
         {
             Notifier::new(value).send("READY=1");
         }
+    }
+
+    #[test]
+    fn the_watchdog_is_fed_twice_as_often_as_it_asks_and_only_if_it_is_ours() {
+        let ask = |usec: Option<&str>, pid: Option<&str>| {
+            let (usec, pid) = (usec.map(str::to_owned), pid.map(str::to_owned));
+            watchdog(|name| if name == "WATCHDOG_USEC" { usec.clone() } else { pid.clone() }, 7)
+        };
+        assert_eq!(ask(Some("2000000"), Some("7")), Some(Duration::from_secs(1)));
+        assert_eq!(ask(Some("2000000"), None), Some(Duration::from_secs(1)));
+        assert_eq!(ask(Some("2000000"), Some("8")), None);
+        assert_eq!(ask(Some("0"), None), None);
+        assert_eq!(ask(Some("soon"), None), None);
+        assert_eq!(ask(None, None), None);
     }
 }

@@ -56,6 +56,33 @@ impl Signals {
     }
 }
 
+/// Tells the service manager, as often as it asked, that the loop goes round.
+#[derive(Clone, Copy, Debug)]
+pub struct Watchdog {
+    every: Option<Duration>,
+    next: Option<Instant>,
+}
+
+impl Watchdog {
+    /// One that is fed every so often, or never.
+    pub fn new(every: Option<Duration>) -> Self {
+        Self { every, next: every.map(|every| Instant::now() + every) }
+    }
+
+    fn earlier(&self, deadline: Option<Instant>) -> Option<Instant> {
+        self.next.into_iter().chain(deadline).min()
+    }
+
+    fn feed(&mut self, now: Instant, notifier: &Notifier) {
+        if let (Some(every), Some(next)) = (self.every, self.next)
+            && now >= next
+        {
+            notifier.send("WATCHDOG=1");
+            self.next = Some(now + every);
+        }
+    }
+}
+
 /// Watches `running` until nothing of it is left.
 ///
 /// # Errors
@@ -65,19 +92,29 @@ pub fn supervise(
     signals: &mut Signals,
     notifier: &Notifier,
     grace: Duration,
+    mut watchdog: Watchdog,
 ) -> io::Result<Outcome> {
     let mut relays = relays(running)?;
     let mut state = State::Starting;
     let mut open = Open { setup: true, status: true };
     loop {
-        let happened = match wait(running, signals, &mut relays, &mut open, state) {
+        let happened = match wait(
+            running,
+            signals,
+            &mut relays,
+            &mut open,
+            watchdog.earlier(state.deadline()),
+        ) {
             Ok(happened) => happened,
             Err(error) => {
                 running.kill();
                 return Err(error);
             }
         };
-        for event in happened {
+        let now = Instant::now();
+        watchdog.feed(now, notifier);
+        let due = state.deadline().is_some_and(|deadline| now >= deadline);
+        for event in happened.into_iter().chain(due.then_some(Event::Deadline)) {
             let (after, actions) = next(state, event, Instant::now(), grace);
             state = after;
             for action in actions {
@@ -129,17 +166,17 @@ enum Source {
     Init,
 }
 
-/// Waits for the next events, at most until the deadline of `state`. The app's
+/// Waits for the next events, at most until `deadline`. The app's
 /// status comes before the end of init, which comes after it.
 fn wait(
     running: &mut Running,
     signals: &mut Signals,
     relays: &mut [Relay; 2],
     open: &mut Open,
-    state: State,
+    deadline: Option<Instant>,
 ) -> io::Result<Vec<Event>> {
     let mut events = Vec::new();
-    for source in ready(running, signals, relays, open, state)? {
+    for source in ready(running, signals, relays, open, deadline)? {
         match source {
             Source::Signals => events.extend(signals.pending().into_iter().map(Event::Signal)),
             Source::Setup => events.extend(setup(running, open)?),
@@ -155,9 +192,6 @@ fn wait(
                 }
             }
         }
-    }
-    if state.deadline().is_some_and(|deadline| Instant::now() >= deadline) {
-        events.push(Event::Deadline);
     }
     Ok(events)
 }
@@ -192,7 +226,7 @@ fn ready(
     signals: &Signals,
     relays: &[Relay; 2],
     open: &Open,
-    state: State,
+    deadline: Option<Instant>,
 ) -> io::Result<Vec<Source>> {
     let read = PollFlags::POLLIN;
     let mut watched = vec![(Source::Signals, signals.fd(), read)];
@@ -208,7 +242,7 @@ fn ready(
     }
     watched.push((Source::Init, running.init.as_fd(), read));
     let mut fds: Vec<_> = watched.iter().map(|(_, fd, flags)| PollFd::new(*fd, *flags)).collect();
-    let timeout = state.deadline().map_or(PollTimeout::NONE, |deadline| {
+    let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
         // Rounded up: a millisecond early would be a turn in vain.
         let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
@@ -233,7 +267,9 @@ fn perform(action: Action, running: &Running, notifier: &Notifier) {
             _ = sys::process::pidfd_signal(running.init.as_fd(), signal);
         }
         Action::KillAll => running.kill(),
-        Action::NotifyReady => notifier.send("READY=1"),
-        Action::NotifyStopping => notifier.send("STOPPING=1"),
+        Action::NotifyReady => notifier.send("READY=1\nSTATUS=running"),
+        Action::NotifyStopping => {
+            notifier.send("STOPPING=1\nSTATUS=asked to end, with time left to do it");
+        }
     }
 }
