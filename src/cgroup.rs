@@ -1,8 +1,7 @@
 //! The tenant's cgroups: made, limited, watched, killed and removed.
 //!
-//! Limits are on `<tenant>/`; each instance lives in a leaf below it with its
-//! own memory.oom.group and cgroup.kill, because a reload has two at once. What
-//! was made is removed on every way out: [`Instance`] does it when dropped.
+//! Limits are on `<tenant>/`; the instance that runs lives in a leaf below it
+//! with its own memory.oom.group and cgroup.kill. What was made is removed on every way out: [`Instance`] does it when dropped.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -63,7 +62,7 @@ pub struct Instance {
 /// the caller holds the tenant's lock.
 ///
 /// # Errors
-/// [`CgroupError`]; then nothing of it is left.
+/// [`CgroupError`]; then nothing of the tenant's is left.
 pub fn create(spec: &CgroupSpec) -> Result<Instance, CgroupError> {
     if let Some(leaf) = &spec.move_self {
         let leaf = spec.mount.join(leaf);

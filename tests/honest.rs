@@ -59,8 +59,8 @@ fn what_clients_do_works_in_the_hosts_network() {
 /// `web`, and where it listens.
 fn serve(sandbox: &Sandbox) -> (Running, SocketAddr) {
     let mut running = sandbox.clone().option("--listen", "0").start();
-    let start = "gosandbox: listening on ";
-    let address = running.stderr_line(start)[start.len()..].parse().unwrap();
+    let start = format!("gosandbox: tenant {}: listening on ", sandbox.tenant);
+    let address = running.stderr_line(&start)[start.len()..].parse().unwrap();
     running.stderr_line("web: listening");
     (running, address)
 }

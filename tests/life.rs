@@ -177,8 +177,8 @@ fn a_server_that_is_asked_to_end_drains() {
 
 /// The address that `--listen 0` has got.
 fn address(running: &mut Running) -> SocketAddr {
-    let start = "gosandbox: listening on ";
-    running.stderr_line(start)[start.len()..].parse().unwrap()
+    let start = format!("gosandbox: tenant {}: listening on ", running.sandbox.tenant);
+    running.stderr_line(&start)[start.len()..].parse().unwrap()
 }
 
 #[test]
@@ -550,8 +550,8 @@ fn sockets_are_handed_over() {
         assert_eq!(answer.body, format!("hello from {}\n", sandbox.tenant));
         let mut expected = vec![format!("http={v4}"), format!("admin={}", path.display())];
         if v6 {
-            let start = "gosandbox: listening on [::1]:";
-            let port = running.stderr_line(start)[start.len()..].to_owned();
+            let start = format!("gosandbox: tenant {}: listening on [::1]:", sandbox.tenant);
+            let port = running.stderr_line(&start)[start.len()..].to_owned();
             let address: SocketAddr = format!("[::1]:{port}").parse().unwrap();
             let answer = Client::tcp(address).unwrap().get("/").unwrap();
             assert_eq!(answer.body, format!("hello from {}\n", sandbox.tenant));

@@ -104,7 +104,12 @@ fn usage(error: &clap::Error) -> Status {
     let command = std::env::args().nth(1).filter(|word| known.find_subcommand(word).is_some());
     let text = error.to_string();
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let mistake = lines.next().unwrap_or_default().trim_start_matches("error: ");
+    let mut mistake = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    if mistake.ends_with(':') {
+        // "the following required arguments were not provided:" has them below.
+        mistake.push(' ');
+        mistake.push_str(lines.next().unwrap_or_default());
+    }
     let tip = lines.find_map(|line| line.strip_prefix("tip: "));
     let help =
         command.as_ref().map_or("gosandbox --help".into(), |c| format!("gosandbox {c} --help"));

@@ -12,7 +12,7 @@ use crate::golang;
 use crate::host::{self, Roots};
 use crate::plan::{BinaryFacts, Plan, Request, resolve};
 use crate::policy::{
-    self, Bind, Layer, Listener, MaxProcs, MemLimit, Need, NetworkMode, PolicyFile, Source,
+    self, Bind, Layer, Listener, MaxProcs, MemLimit, Need, NetworkMode, Policy, PolicyFile, Source,
 };
 use crate::value::{ByteSize, CpuQuota, Span, Tenant};
 
@@ -115,48 +115,49 @@ pub(super) enum Purpose {
 /// Everything that is known before anything is done.
 #[derive(Debug)]
 pub(super) struct Known {
-    pub(super) request: Request,
     pub(super) binary: BinaryFacts,
     pub(super) file: File,
     pub(super) plan: Plan,
 }
 
 impl TenantOptions {
-    /// Reads policies, binary and machine, and makes the plan.
-    pub(super) fn resolve(&self, roots: &Roots, purpose: Purpose) -> Result<Known, Refusal> {
+    /// The tenant and the layers of its policy, laid over each other. Asks
+    /// nothing of the machine but the files.
+    pub(super) fn policy(&self, roots: &Roots) -> Result<(Tenant, Policy), Refusal> {
         let failed = |line: String| Refusal { line, status: Status::FAILED };
-        let (name, args) = self.command.split_first().ok_or_else(|| failed("no binary".into()))?;
+        let name = self.command.first().ok_or_else(|| failed("no binary".into()))?;
         if name.to_string_lossy().starts_with('-') {
-            return Err(failed(format!(
-                "{}: no such flag (see gosandbox run --help)",
-                name.display()
-            )));
+            return Err(failed(format!("{}: no such flag (see --help)", name.display())));
         }
         let tenant = self.tenant(Path::new(name)).map_err(failed)?;
         crate::observe::sink::about(&tenant);
-        let at = |text: String| failed(format!("tenant {tenant}: {text}"));
-
-        let privileged = host::privileged();
         let own = roots.etc.join(format!("gosandbox/tenants/{tenant}.toml"));
         let environment = policy::from_environment(
             std::env::vars_os()
                 .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))),
-        )
-        .map_err(|e| at(e.to_string()))?;
-        let mut policy = policy::load(
-            self.policy.as_deref(),
-            Some(&own),
-            vec![environment, self.layer()],
-            privileged,
-        )
-        .map_err(|e| at(e.to_string()))?;
+        );
+        let policy = environment.and_then(|environment| {
+            let over = vec![environment, self.layer()];
+            policy::load(self.policy.as_deref(), Some(&own), over, host::privileged())
+        });
+        let policy = policy.map_err(|e| failed(format!("tenant {tenant}: {e}")))?;
+        Ok((tenant, policy))
+    }
 
+    /// Reads policies, binary and machine, and makes the plan.
+    pub(super) fn resolve(&self, roots: &Roots, purpose: Purpose) -> Result<Known, Refusal> {
+        let (tenant, mut policy) = self.policy(roots)?;
+        let (name, args) = (&self.command[0], &self.command[1..]);
+        let at = |text: String| Refusal {
+            line: format!("tenant {tenant}: {text}"),
+            status: Status::FAILED,
+        };
         if purpose == Purpose::Units {
             // The cgroup will be the unit's, and not where this was typed.
             policy.require.cgroup.value = Need::BestEffort;
         }
         let record = purpose == Purpose::Run;
-        let (binary, file) = open_binary(&tenant, Path::new(name), privileged)?;
+        let (binary, file) = open_binary(&tenant, Path::new(name), host::privileged())?;
         let host = host::read(roots, &tenant, &policy, record).map_err(|e| at(e.to_string()))?;
         let request = Request {
             tenant: tenant.clone(),
@@ -168,7 +169,7 @@ impl TenantOptions {
             line: format!("tenant {tenant}: {e}"),
             status: if e.refused { Status::REFUSED } else { Status::FAILED },
         })?;
-        Ok(Known { request, binary, file, plan })
+        Ok(Known { binary, file, plan })
     }
 
     /// A path that means something only in this directory: `--policy` or

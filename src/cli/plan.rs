@@ -4,7 +4,7 @@ use std::io::Write;
 
 use clap::Args;
 
-use super::options::Purpose;
+use super::options::{Purpose, Refusal};
 use super::{Status, TenantOptions};
 use crate::host::Roots;
 use crate::observe::sink::say;
@@ -24,33 +24,38 @@ pub(super) struct PlanOptions {
 
 /// Prints the plan on stdout.
 pub(super) fn plan(options: &PlanOptions) -> Status {
-    let known = match options.tenant.resolve(&Roots::default(), Purpose::Show) {
-        Ok(known) => known,
+    let text = match text(options) {
+        Ok(text) => text,
         Err(refusal) => {
             say(refusal.line);
             return Status::Code(1);
         }
     };
-    let text = if options.json {
-        let data = serde_json::json!({
-            "tenant": known.plan.tenant,
-            "binary": known.binary.path,
-            "go": crate::golang::go_version(&known.file),
-            "steps": known.plan.steps(),
-            "missing": known.plan.missing,
-            "notes": known.plan.notes,
-        });
-        format!("{data:#}\n")
-    } else if options.origin {
-        let origins = known.request.policy.origins();
-        origins
-            .iter()
-            .map(|(key, value, origin)| format!("{key:<24} {value:<32} {origin}\n"))
-            .collect()
-    } else {
-        known.plan.text()
-    };
     // `plan | head` is no failure.
     drop(std::io::stdout().write_all(text.as_bytes()));
     Status::Code(0)
+}
+
+fn text(options: &PlanOptions) -> Result<String, Refusal> {
+    let roots = Roots::default();
+    if options.origin {
+        let (_, policy) = options.tenant.policy(&roots)?;
+        let lines = policy.origins().into_iter();
+        return Ok(lines
+            .map(|(key, value, from)| format!("{key:<24} {value:<32} {from}\n"))
+            .collect());
+    }
+    let known = options.tenant.resolve(&roots, Purpose::Show)?;
+    if !options.json {
+        return Ok(known.plan.text());
+    }
+    let data = serde_json::json!({
+        "tenant": known.plan.tenant,
+        "binary": known.binary.path,
+        "go": crate::golang::go_version(&known.file),
+        "steps": known.plan.steps(),
+        "missing": known.plan.missing,
+        "notes": known.plan.notes,
+    });
+    Ok(format!("{data:#}\n"))
 }

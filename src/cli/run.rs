@@ -19,6 +19,7 @@ use crate::policy::Address;
 use crate::spawn::{self, Failure, Prepared, StartError};
 use crate::supervise::{End, Kill, Outcome, Signals, Watchdog, supervise};
 use crate::sys::process::Exit;
+use crate::value::Tenant;
 
 /// Starts the tenant and stays until it has ended.
 pub(super) fn run(options: &TenantOptions) -> Status {
@@ -58,16 +59,15 @@ fn start_and_watch(known: &Known) -> Result<Outcome, StartError> {
     let binary = known.file.try_clone().map_err(|e| fail(Step::Open, "", errno(&e)))?;
     let sockets = listen::open(&plan.listeners)
         .map_err(|e| fail(Step::Listen, &e.address, errno(&e.cause)).because(&e.cause))?;
-    announce(&sockets);
+    announce(&plan.tenant, &sockets);
     if let Some(limit) = plan.raise_open_files {
         setrlimit(Resource::RLIMIT_NOFILE, limit, limit)
             .map_err(|e| fail(Step::Limits, "RLIMIT_NOFILE", e))?;
     }
     let group = match &plan.cgroup {
-        CgroupPlan::Made(spec) => Some(
-            cgroup::create(spec)
-                .map_err(|e| fail(Step::Cgroup, &e.path.display().to_string(), e.errno()))?,
-        ),
+        CgroupPlan::Made(spec) => Some(cgroup::create(spec).map_err(|e| {
+            fail(Step::Cgroup, &e.path.display().to_string(), e.errno()).because(&e.cause)
+        })?),
         CgroupPlan::None | CgroupPlan::NeedsScope => None,
     };
     let path = group.as_ref().map(|g| g.path().to_owned());
@@ -128,12 +128,12 @@ fn record(
 }
 
 /// Says which port was got where any was asked for.
-fn announce(sockets: &[Socket]) {
+fn announce(tenant: &Tenant, sockets: &[Socket]) {
     for socket in sockets {
         if let Address::Tcp(address) = &socket.address
             && socket.any_port
         {
-            say(format_args!("listening on {address}"));
+            say(format_args!("tenant {tenant}: listening on {address}"));
         }
     }
 }

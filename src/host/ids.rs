@@ -41,7 +41,7 @@ pub fn allocate(roots: &Roots, tenant: &Tenant) -> Result<IdFact, HostError> {
     if !data.is_dir() || data.mode() & 0o022 != 0 || data.uid() != nix::unistd::geteuid().as_raw() {
         return Err(HostError::new(
             dir.display(),
-            "not a directory that only its owner may write (chown root, chmod 755)",
+            "not a directory that only its owner may write (chown root, chmod 700)",
         ));
     }
     let file = OpenOptions::new()

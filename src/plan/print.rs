@@ -108,7 +108,7 @@ impl Plan {
             Step::Hostname => vec![self.tenant.to_string()],
             Step::Propagation => vec!["every mount private".to_owned()],
             Step::PivotRoot => vec!["the old root is detached".to_owned()],
-            Step::ReadOnlyRoot => vec!["/ read-only".to_owned()],
+            Step::ReadOnlyRoot => vec!["/ read-only, noexec".to_owned()],
             Step::Loopback => match self.network {
                 NetworkMode::Private => vec!["lo up, nothing else".to_owned()],
                 NetworkMode::Host => Vec::new(),
@@ -222,7 +222,7 @@ impl Plan {
                 ));
             }
         }
-        actions.push(format!("{}, instances below it", tenant.display()));
+        actions.push(format!("{}, the instance below it", tenant.display()));
         let l = spec.limits;
         let limits = [
             ("memory.max", l.memory_max.map(|v| v.to_string())),

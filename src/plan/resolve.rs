@@ -39,6 +39,7 @@ pub fn resolve(
     let mut missing = Vec::new();
     let mut notes = Vec::new();
 
+    check_limits(policy)?;
     let identity = identity(policy, host, &mut notes)?;
     let name = binary.path.file_name().unwrap_or(binary.path.as_os_str());
     let exec = Path::new("/app").join(name);
@@ -64,6 +65,13 @@ pub fn resolve(
         policy.network.mode.value,
     )
     .map_err(|message| PlanError::new(Step::Filter, message))?;
+    // The filter is there before the binary is.
+    if !matches!(rules.get("execve"), Some(seccomp::Verdict::Allow)) {
+        return Err(PlanError::new(
+            Step::Filter,
+            "execve is not allowed, without which the binary cannot be started (add the group exec)",
+        ));
+    }
     if policy.process.args.value.iter().any(|arg| arg.contains('\0')) {
         return Err(PlanError::new(Step::Exec, "process.args: an argument cannot hold a NUL"));
     }
@@ -75,7 +83,7 @@ pub fn resolve(
         tenant: tenant.clone(),
         identity,
         binary: binary.path.clone(),
-        env: environment(tenant, policy, host, &listeners)?,
+        env: environment(tenant, policy, host, &listeners, &mut notes)?,
         exec,
         args: argv,
         workdir: workdir(&policy.process.workdir.value)?,
@@ -92,6 +100,37 @@ pub fn resolve(
         missing,
         notes,
     })
+}
+
+/// Limits under which nothing could start, or that mean something else to the
+/// kernel than to people: a tmpfs of size 0 has no limit.
+fn check_limits(policy: &Policy) -> Result<(), PlanError> {
+    let limits = &policy.limits;
+    let least = |key: &str, value: u64, least: u64, shown: &str| {
+        if value >= least {
+            return Ok(());
+        }
+        let step = if key == "tmp" || key == "shm" { Step::Scratch } else { Step::Limits };
+        Err(PlanError::new(
+            step,
+            format!("limits.{key}: {value} is too little (give it {shown} at least)"),
+        ))
+    };
+    least("tmp", limits.tmp.value.0, 4096, "4K")?;
+    least("shm", limits.shm.value.0, 4096, "4K")?;
+    least("memory", limits.memory.value.0, 4 << 20, "4M")?;
+    least("pids", u64::from(limits.pids.value), 8, "8, since Go starts threads")?;
+    least("open_files", u64::from(limits.open_files.value), 16, "16")?;
+    match limits.memory_high.value {
+        Some(high) if high > limits.memory.value => Err(PlanError::new(
+            Step::Limits,
+            format!(
+                "limits.memory_high: {high} is never reached, memory is {} (write less)",
+                limits.memory.value
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn identity(
@@ -168,6 +207,15 @@ fn workdir(path: &Path) -> Result<PathBuf, PlanError> {
 /// declared, those inherited are the declaration. One that matches nothing is
 /// refused: whoever opened it meant it for something else.
 fn listeners(declared: &[Listener], host: &HostFacts) -> Result<Vec<ListenerPlan>, PlanError> {
+    for (index, listener) in declared.iter().enumerate() {
+        let any_port = matches!(&listener.address, Address::Tcp(address) if address.port() == 0);
+        if !any_port && declared[..index].iter().any(|other| other.address == listener.address) {
+            return Err(PlanError::new(
+                Step::Listen,
+                format!("{}: declared twice (leave one out)", listener.address),
+            ));
+        }
+    }
     for inherited in &host.inherited {
         if !inherited.listening {
             return Err(PlanError::new(
@@ -297,6 +345,7 @@ fn environment(
     policy: &Policy,
     host: &HostFacts,
     listeners: &[ListenerPlan],
+    notes: &mut Vec<String>,
 ) -> Result<Vec<(String, OsString)>, PlanError> {
     let mut env: Vec<(String, OsString)> = Vec::new();
     let mut set = |name: &str, value: String| {
@@ -330,6 +379,9 @@ fn environment(
         process.env_pass.value.iter().filter_map(|name| {
             host.environment.get(name).map(|value| (name.clone(), value.clone()))
         });
+    for name in process.env_pass.value.iter().filter(|n| !host.environment.contains_key(*n)) {
+        notes.push(format!("environment {name}: not set here, so not passed on"));
+    }
     let written = process.env.value.iter().map(|(k, v)| (k.clone(), v.clone()));
     for (name, value) in host.env_file.clone().into_iter().chain(passed).chain(written) {
         if OWN_VARIABLES.contains(&name.as_str()) {

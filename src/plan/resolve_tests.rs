@@ -373,6 +373,27 @@ fn ids_that_would_not_be_one_are_refused() {
     assert!(error("[process]\nworkdir = \"tmp\"", &host()).contains("not an absolute path"));
 }
 
+#[test]
+fn limits_under_which_nothing_starts_are_refused() {
+    for (key, value) in [
+        ("tmp", "\"0\""),
+        ("shm", "\"0\""),
+        ("memory", "256"),
+        ("pids", "0"),
+        ("open_files", "0"),
+        ("memory_high", "\"1G\""),
+    ] {
+        let text = error(&format!("[limits]\n{key} = {value}"), &host());
+        assert!(text.contains(&format!("limits.{key}: ")), "{text}");
+    }
+    for syscalls in ["groups = []", "groups = [\"go-runtime\"]", "deny = [\"execve\"]"] {
+        let text = error(&format!("[syscalls]\n{syscalls}"), &host());
+        assert!(text.starts_with("seccomp filter: execve is not allowed"), "{text}");
+    }
+    assert!(error("[network]\nlisten = [80, 80]", &host()).contains("declared twice"));
+    plan("[network]\nlisten = [0, 0]", &host()).unwrap();
+}
+
 /// Its own id is the host's root, which no tenant may be.
 #[test]
 fn root_without_capabilities_is_refused() {

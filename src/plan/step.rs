@@ -50,16 +50,16 @@ macro_rules! steps {
 
 steps! {
     Supervisor {
-        /// Lock the tenant's state file: one supervisor a tenant.
-        State = "state";
         /// Open the binary that was checked.
         Open = "open binary";
+        /// Lock the tenant's state file: one supervisor a tenant.
+        State = "state";
         /// Open, or take over, the listening sockets.
         Listen = "listen";
-        /// Open what is bound, while the supervisor may still read everything.
-        Sources = "bind source";
         /// Make the cgroups and write the limits.
         Cgroup = "cgroup";
+        /// Open what is bound, while the supervisor may still read everything.
+        Sources = "bind source";
         /// Give up supplementary groups: after clone, with setgroups denied,
         /// it is impossible.
         Groups = "drop groups";

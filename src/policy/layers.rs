@@ -406,6 +406,15 @@ pub fn from_environment(
         };
         let in_section = |known: &&&str| known.split_once('.').is_some_and(|(s, _)| s == section);
         if !KEYS.iter().any(|known| in_section(&known)) {
+            let sections = KEYS.iter().filter_map(|known| Some(known.split_once('.')?.0));
+            let near = sections.into_iter().find(|s| strsim::levenshtein(s, section) <= 2);
+            if let Some(near) = near.filter(|_| section.len() > 3) {
+                let meant = variable(&format!("{near}.{key}"));
+                return Err(PolicyError::Variable(
+                    variable_name,
+                    format!("no such setting (did you mean {meant}?)"),
+                ));
+            }
             continue;
         }
         if !KEYS.contains(&format!("{section}.{key}").as_str()) {

@@ -146,6 +146,7 @@ fn variables() {
     for (name, value, why) in [
         ("GOSANDBOX_LIMITS_MEMROY", "1G", "GOSANDBOX_LIMITS_MEMORY"),
         ("GOSANDBOX_LIMITS_MEMORY", "lots", "size \"lots\""),
+        ("GOSANDBOX_LIMIT_MEMORY", "1G", "did you mean GOSANDBOX_LIMITS_MEMORY?"),
         ("GOSANDBOX_LIMITS_PIDS", "many", "invalid type"),
     ] {
         let error = environment(&[(name, value)]).unwrap_err().to_string();

@@ -150,8 +150,9 @@ pub(super) fn verdict(name: &str, network: NetworkMode) -> Verdict {
         // even to AF_UNSPEC first, would lead back into the host's.
         "connect" if private => Verdict::Errno(EACCES),
         // An accepted connection that was reset can be bound again, to any port
-        // of the host. Its address is 16 bytes or more; netlink's is 12.
-        "bind" if private => Verdict::When(vec![vec![bits(2, !0xf & 0xffff_ffff, 0)]], EACCES),
+        // of the host. The filter sees the address's length only: 12 is netlink's,
+        // for net.Interfaces; TCP's is 16 at least.
+        "bind" if private => Verdict::When(vec![vec![int(2, 12)]], EACCES),
         "sendto" | "sendmmsg" if private => {
             Verdict::When(vec![vec![bits(3, MSG_FASTOPEN, 0)]], EACCES)
         }

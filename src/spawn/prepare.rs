@@ -63,7 +63,7 @@ pub(super) struct Tree {
     pub(super) clone: Option<OwnedFd>,
     pub(super) attributes: u64,
     pub(super) recursive: bool,
-    /// Step and index of the entry this belongs to, for errors.
+    /// Index of the entry this belongs to, for errors.
     pub(super) object: usize,
 }
 

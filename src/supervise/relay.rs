@@ -62,8 +62,7 @@ impl Relay {
             Ok(0) => self.from = None,
             Ok(length) if self.closed => self.dropped += length as u64,
             Ok(length) => {
-                // With Wait there was room for at least one piece but for the
-                // last few bytes, which may stand over.
+                // With Wait it may exceed CAPACITY by less than a piece.
                 let room = match self.overflow {
                     Overflow::Wait => length,
                     Overflow::Drop => CAPACITY.saturating_sub(self.waiting.len()),

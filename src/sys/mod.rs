@@ -1,9 +1,10 @@
 //! Every `unsafe` line of the program, one file a kernel facility.
 //!
 //! What lives here are the system calls that neither `std` nor `nix` offers as
-//! a safe function. Nothing in here imports anything of this crate, allocates,
-//! or decides: each function is one call and its errno. All of it may be used
-//! between clone and exec.
+//! a safe function. Nothing in here imports anything of this crate or decides:
+//! each function is one call and its errno. All but what makes a `Stack` or a
+//! `StringArray` and `extended_attribute`, which allocate, may be used between
+//! clone and exec.
 
 #![allow(unsafe_code)]
 
