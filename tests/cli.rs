@@ -398,4 +398,26 @@ fn check_says_a_line_a_facility() {
         "{stdout}"
     );
     assert_eq!(code, Some(i32::from(missing)));
+    // Not a test of its own: two checks at once are one tenant twice.
+    if root_or_skip() {
+        names_what_covers_proc();
+    }
+}
+
+/// Where something is mounted over a part of /proc, the kernel refuses a fresh
+/// one; `check` says what it is.
+fn names_what_covers_proc() {
+    let check = |cover: &str| {
+        let script = format!("{cover} exec \"$0\" check");
+        let output = std::process::Command::new("unshare")
+            .args(["-m", "sh", "-c", &script, env!("CARGO_BIN_EXE_gosandbox")])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().find(|line| line.contains("a tenant starts")).unwrap().to_owned()
+    };
+    assert!(check("").starts_with("ok "), "the control");
+    let line = check("mount --bind /proc/sys /proc/sys &&");
+    assert!(line.starts_with("missing "), "{line}");
+    assert!(line.contains("ProtectKernelTunables=") && line.contains("here /proc/sys"), "{line}");
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::Status;
+use super::options::TRIAL;
 use crate::host::{self, HostError, Roots};
 use crate::plan::{CgroupPlan, HostFacts, cgroup_plan};
 use crate::policy;
@@ -49,7 +50,7 @@ fn findings(roots: &Roots) -> Vec<Finding> {
             findings.push(Finding { facility: "this machine", result: Err(error.to_string()) });
         }
     }
-    findings.push(Finding { facility: "a tenant starts", result: trial() });
+    findings.push(Finding { facility: "a tenant starts", result: trial(roots) });
     findings
 }
 
@@ -140,12 +141,13 @@ fn limits(facts: &HostFacts) -> Result<String, String> {
 }
 
 /// Starts gosandbox itself as a tenant, which goes through every step.
-fn trial() -> Result<String, String> {
+fn trial(roots: &Roots) -> Result<String, String> {
     let own = Path::new("/proc/self/exe").read_link().map_err(|e| e.to_string())?;
     let output = Command::new(&own)
         .args(["run", "--tenant", "gosandbox-check", "--require", "cgroup=best-effort"])
         .arg(&own)
         .arg("--version")
+        .env(TRIAL, "1")
         .stdin(Stdio::null())
         .output()
         .map_err(|e| format!("{}: {e}", own.display()))?;
@@ -155,6 +157,17 @@ fn trial() -> Result<String, String> {
     if output.status.success() && output.stdout.starts_with(b"gosandbox ") {
         Ok("gosandbox itself, as tenant gosandbox-check, through every step".to_owned())
     } else {
-        Err(crate::value::escape(last))
+        let covers = if last.contains(": proc: /proc: ") { covers(roots) } else { String::new() };
+        Err(crate::value::escape(last) + &covers)
     }
+}
+
+/// What is mounted over parts of /proc here, which is why the kernel refuses a
+/// fresh one: fs/namespace.c, mount_too_revealing.
+fn covers(roots: &Roots) -> String {
+    let text = std::fs::read_to_string(roots.proc.join("self/mountinfo")).unwrap_or_default();
+    // The fifth field is the mount point: proc_pid_mountinfo(5).
+    let points = text.lines().filter_map(|line| line.split(' ').nth(4));
+    let covered: Vec<&str> = points.filter(|point| point.starts_with("/proc/")).collect();
+    format!("; here {} covered", covered.join(", "))
 }

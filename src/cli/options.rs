@@ -19,6 +19,10 @@ use crate::value::{ByteSize, CpuQuota, Span, Tenant};
 /// Set for the process that systemd-run starts, so that it does not ask again.
 pub(super) const SCOPED: &str = "GOSANDBOX_SCOPED";
 
+/// Set for the start that `check` tries: it sits in the cgroup of `check`, which
+/// cannot be divided with both in it, and limits have a line of their own.
+pub(super) const TRIAL: &str = "GOSANDBOX_TRIAL";
+
 /// Who the tenant is and what it gets.
 #[derive(Clone, Debug, Args)]
 #[command(
@@ -158,7 +162,12 @@ impl TenantOptions {
         }
         let record = purpose == Purpose::Run;
         let (binary, file) = open_binary(&tenant, Path::new(name), host::privileged())?;
-        let host = host::read(roots, &tenant, &policy, record).map_err(|e| at(e.to_string()))?;
+        let mut host =
+            host::read(roots, &tenant, &policy, record).map_err(|e| at(e.to_string()))?;
+        if std::env::var_os(TRIAL).is_some() {
+            // Only `require = "best-effort"` gets past that.
+            host.cgroup = None;
+        }
         let request = Request {
             tenant: tenant.clone(),
             policy,
