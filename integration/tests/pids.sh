@@ -20,7 +20,8 @@ test_a_fork_bomb_is_stopped() {
 	wait_until 40 'the tenant ends' is_down bomb.service
 	echo "most processes seen: $most"
 	at_least 'processes seen' "$most" 30
-	[ "$most" -le 40 ] || fail "$most processes, more than pids.max"
+	# The kernel counts a fork before it refuses it (pids_try_charge), so each processor may be seen one over.
+	[ "$most" -le $((40 + $(nproc))) ] || fail "$most processes, more than pids.max"
 	at_least 'max in pids.events' "$hit" 1
 	started=$(log bomb | sed -n 's/^started \([0-9]*\) of 1000$/\1/p')
 	[ -n "$started" ] || fail 'it did not live to tell'
