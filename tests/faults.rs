@@ -218,6 +218,27 @@ fn the_word_of_an_init_that_fails_early_is_not_lost() {
     }
 }
 
+/// Init may have ended before its maps are written, which the kernel refuses for
+/// a process that is no more.
+#[test]
+fn the_word_of_an_init_that_ended_before_its_maps_is_not_lost() {
+    if !root_or_skip() || tool_or_skip("strace").is_none() {
+        return;
+    }
+    let dir = TempDir::new();
+    let user = User::new();
+    let log = log_of(&dir, Some(&user));
+    let sandbox = tenant(&dir, Some(&user));
+    let words = [
+        "trace=open_tree,clone3".to_owned(),
+        "inject=open_tree:error=EIO:when=1".to_owned(),
+        "inject=clone3:delay_exit=200000".to_owned(),
+    ];
+    let output = traced(&sandbox, &log, &words);
+    output.assert_refused(125, "bind source tree: ");
+    sandbox.assert_nothing_left();
+}
+
 #[test]
 fn no_step_is_forgotten() {
     for step in Step::ALL {

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{SigmaskHow, sigprocmask};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use nix::unistd::{Gid, Uid, fchown, pipe2};
 
 use super::StartError;
@@ -104,11 +104,15 @@ pub fn spawn(mut prepared: Prepared, plan: &Plan) -> Result<Running, StartError>
                 .or_else(|e| if e == Errno::EPIPE { Ok(()) } else { Err(e) })
                 .map_err(|e| fail(Step::IdMap, "channel", e))
         });
-    if let Err(error) = mapped {
-        running.abandon();
-        return Err(error);
+    match mapped {
+        // A process that has ended has no maps that could be written. What it
+        // said before counts, and is read like any other failure.
+        Err(error) if !running.has_spoken() => {
+            running.abandon();
+            Err(error)
+        }
+        Ok(()) | Err(_) => Ok(running),
     }
-    Ok(running)
 }
 
 type Pair = (OwnedFd, OwnedFd);
@@ -187,6 +191,13 @@ impl Running {
                 Failure::decode(&bytes[..length]).map(Setup::Failed).map(Some).ok_or(Errno::EBADMSG)
             }
         }
+    }
+
+    /// Whether a failure waits in the set-up channel.
+    fn has_spoken(&self) -> bool {
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&self.setup);
+        recv(fd, &mut [0; RECORD], flags).is_ok_and(|length| length > 0)
     }
 
     /// How the app ended, as init tells it; to be called when the pipe is
