@@ -563,7 +563,8 @@ fn sockets_are_handed_over() {
         let answer = Client::unix(&path).unwrap().get("/whoami").unwrap();
         assert_eq!(listeners(&answer), expected);
         running.signal(SIGTERM);
-        assert_eq!(running.wait().code(), Some(0));
+        let output = running.wait();
+        assert_eq!(output.code(), Some(0), "{output:?}");
         assert!(!path.exists());
         sandbox.assert_nothing_left();
     });

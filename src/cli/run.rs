@@ -17,7 +17,7 @@ use crate::observe::state_file::{self, State, StateFile};
 use crate::plan::{CgroupPlan, IdentityKind, Plan, Step};
 use crate::policy::Address;
 use crate::spawn::{self, Failure, Prepared, StartError};
-use crate::supervise::{End, Kill, Outcome, Signals, Watchdog, supervise};
+use crate::supervise::{End, Outcome, Signals, Watchdog, supervise};
 use crate::sys::process::Exit;
 use crate::value::Tenant;
 
@@ -87,7 +87,7 @@ fn start_and_watch(known: &Known) -> Result<Outcome, StartError> {
         .map_err(|e| fail(Step::State, "poll", errno(&e)))?;
     match outcome.end {
         End::Failed(failure) => Err(explain(plan, failure)),
-        End::App(_) | End::Lost | End::Killed(_) => Ok(outcome),
+        End::App(_) | End::Lost | End::Killed => Ok(outcome),
     }
 }
 
@@ -197,11 +197,10 @@ fn finish(plan: &Plan, outcome: Outcome) -> Status {
             }
             Status::Signal(libc::SIGKILL)
         }
-        End::Killed(Kill::Forced) => {
+        End::Killed => {
             say(format_args!("tenant {tenant}: killed: it did not end by itself"));
             Status::Code(137)
         }
-        End::Killed(Kill::Cancelled { signal }) => Status::Signal(signal),
         // Turned into an error by the caller.
         End::Failed(_) => Status::FAILED,
     }

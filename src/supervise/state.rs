@@ -19,11 +19,9 @@ pub enum State {
         /// When it will be killed.
         deadline: Instant,
     },
-    /// Everything was killed; the kernel is still at it.
-    Killing {
-        /// Why.
-        why: Kill,
-    },
+    /// Everything was killed, because the time to end by itself was over or
+    /// somebody was in a hurry; the kernel is still at it.
+    Killing,
     /// The app has ended; the rest of its sandbox is about to.
     Exiting {
         /// How.
@@ -38,18 +36,6 @@ pub enum State {
     Ended(End),
 }
 
-/// Why everything was killed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kill {
-    /// The time to end by itself was over, or somebody was in a hurry.
-    Forced,
-    /// It was to end before it ran.
-    Cancelled {
-        /// The signal that said so.
-        signal: i32,
-    },
-}
-
 /// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -59,7 +45,7 @@ pub enum End {
     /// of memory.
     Lost,
     /// It was killed by us.
-    Killed(Kill),
+    Killed,
     /// It never ran.
     Failed(Failure),
 }
@@ -101,7 +87,7 @@ impl State {
             Self::Stopping { deadline } => Some(deadline),
             Self::Starting
             | Self::Running
-            | Self::Killing { .. }
+            | Self::Killing
             | Self::Exiting { .. }
             | Self::Failing { .. }
             | Self::Ended(_) => None,
@@ -117,6 +103,10 @@ pub fn next(state: State, event: Event, now: Instant, grace: Duration) -> (State
     use libc::{SIGCONT, SIGINT, SIGTERM};
 
     let stay = (state, Vec::new());
+    // A stopped process hears nothing until it is continued.
+    let stop = |deadline| {
+        (State::Stopping { deadline }, vec![NotifyStopping, Forward(SIGTERM), Forward(SIGCONT)])
+    };
     match state {
         State::Starting => match event {
             Started => (State::Running, vec![NotifyReady]),
@@ -124,35 +114,30 @@ pub fn next(state: State, event: Event, now: Instant, grace: Duration) -> (State
             // It ran and ended so fast that this comes first.
             AppExited(exit) => (State::Exiting { exit }, vec![]),
             InitGone => (State::Ended(End::Lost), vec![]),
-            Signal(signal @ (SIGTERM | SIGINT)) => {
-                (State::Killing { why: Kill::Cancelled { signal } }, vec![KillAll])
-            }
-            // Init holds it until there is an app.
+            // Nor killed at once here: the binary may run already, since init
+            // may be late with the word of it. Init holds signals until it does.
+            Signal(SIGTERM | SIGINT) => stop(now + grace),
             Signal(signal) => (state, vec![Forward(signal)]),
             Deadline => stay,
         },
         State::Running => match event {
             AppExited(exit) => (State::Exiting { exit }, vec![]),
             InitGone => (State::Ended(End::Lost), vec![]),
-            // A stopped process hears nothing until it is continued.
-            Signal(SIGTERM | SIGINT) => (
-                State::Stopping { deadline: now + grace },
-                vec![NotifyStopping, Forward(SIGTERM), Forward(SIGCONT)],
-            ),
+            Signal(SIGTERM | SIGINT) => stop(now + grace),
             Signal(signal) => (state, vec![Forward(signal)]),
             Started | SetupFailed(_) | Deadline => stay,
         },
         State::Stopping { .. } => match event {
             AppExited(exit) => (State::Exiting { exit }, vec![]),
             InitGone => (State::Ended(End::Lost), vec![]),
+            SetupFailed(failure) => (State::Failing { failure }, vec![]),
             // Asked twice by hand: at once.
-            Signal(SIGINT) | Deadline => (State::Killing { why: Kill::Forced }, vec![KillAll]),
-            Signal(SIGTERM) => stay,
+            Signal(SIGINT) | Deadline => (State::Killing, vec![KillAll]),
+            Signal(SIGTERM) | Started => stay,
             Signal(signal) => (state, vec![Forward(signal)]),
-            Started | SetupFailed(_) => stay,
         },
-        State::Killing { why } => match event {
-            InitGone => (State::Ended(End::Killed(why)), vec![]),
+        State::Killing => match event {
+            InitGone => (State::Ended(End::Killed), vec![]),
             // Its last word before SIGKILL came: it ended by itself.
             AppExited(exit) => (State::Exiting { exit }, vec![]),
             Started | SetupFailed(_) | Signal(_) | Deadline => stay,

@@ -31,8 +31,7 @@ fn the_table() {
     let now = Instant::now();
     let deadline = now + GRACE;
     let exit = Exit::Code(3);
-    let forced = State::Killing { why: Kill::Forced };
-    let cancelled = |signal| State::Killing { why: Kill::Cancelled { signal } };
+    let forced = State::Killing;
     let exiting = State::Exiting { exit };
     let failing = State::Failing { failure: failure() };
     let stopping = State::Stopping { deadline };
@@ -53,8 +52,8 @@ fn the_table() {
                 (failing, none()),
                 (exiting, none()),
                 (lost, none()),
-                (cancelled(SIGTERM), kill.clone()),
-                (cancelled(SIGINT), kill.clone()),
+                (stopping, stop.clone()),
+                (stopping, stop.clone()),
                 (State::Starting, hup.clone()),
                 stay(State::Starting),
             ],
@@ -76,7 +75,7 @@ fn the_table() {
             stopping,
             vec![
                 stay(stopping),
-                stay(stopping),
+                (failing, none()),
                 (exiting, none()),
                 (lost, none()),
                 stay(stopping),
@@ -91,7 +90,7 @@ fn the_table() {
                 stay(forced),
                 stay(forced),
                 (exiting, none()),
-                (ended(End::Killed(Kill::Forced)), none()),
+                (ended(End::Killed), none()),
                 stay(forced),
                 stay(forced),
                 stay(forced),
@@ -160,10 +159,7 @@ fn no_order_of_events_leads_back() {
             let (after, actions) = next(state, event, now, GRACE);
             if matches!(
                 state,
-                State::Killing { .. }
-                    | State::Exiting { .. }
-                    | State::Failing { .. }
-                    | State::Ended(_)
+                State::Killing | State::Exiting { .. } | State::Failing { .. } | State::Ended(_)
             ) {
                 assert!(actions.is_empty(), "{state:?} × {event:?}");
             }
