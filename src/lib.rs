@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+mod broker;
 pub mod cgroup;
 pub mod cli;
 pub mod golang;
@@ -12,6 +13,7 @@ pub mod listen;
 pub mod observe;
 pub mod plan;
 pub mod policy;
+pub mod report;
 pub mod seccomp;
 pub mod spawn;
 pub mod supervise;

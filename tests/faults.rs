@@ -26,10 +26,17 @@ enum By {
     /// Where it is the only one who takes the step, or the only one whose
     /// supervisor does not make the same call before.
     User,
+    /// Root, in a private network. strace counts calls for each process, so
+    /// the others are made to fail where there is no broker to count as well.
+    Private,
 }
 
 const fn fault(step: Step, call: &'static str, line: &'static str) -> Fault {
     Fault { step, call, line, by: By::Root }
+}
+
+const fn private(step: Step, call: &'static str, line: &'static str) -> Fault {
+    Fault { step, call, line, by: By::Private }
 }
 
 const fn of_user(step: Step, call: &'static str, line: &'static str) -> Fault {
@@ -51,7 +58,7 @@ const FAULTS: &[Fault] = &[
     fault(Step::Propagation, "mount", "MS_PRIVATE"),
     fault(Step::CgroupNamespace, "unshare", "CLONE_NEWCGROUP"),
     fault(Step::Hostname, "sethostname", ""),
-    fault(Step::Loopback, "ioctl", "SIOCSIFFLAGS"),
+    private(Step::Loopback, "ioctl", "SIOCSIFFLAGS"),
     fault(Step::BoundingSet, "prctl", "PR_CAPBSET_DROP"),
     fault(Step::Ids, "setresuid", ""),
     fault(Step::Ids, "prctl", "PR_SET_DUMPABLE"),
@@ -80,6 +87,11 @@ const FAULTS: &[Fault] = &[
     fault(Step::Limits, "prlimit64", "RLIMIT_RTPRIO"),
     fault(Step::Descriptors, "dup3", ""),
     fault(Step::Filter, "seccomp", "SECCOMP_SET_MODE_FILTER"),
+    private(Step::Broker, "clone3", "flags=CLONE_PIDFD, "),
+    private(Step::Handover, "sendmsg", "SCM_RIGHTS"),
+    private(Step::BrokerNamespace, "setns", "CLONE_NEWUSER"),
+    private(Step::BrokerAwait, "recvmsg", ""),
+    private(Step::BrokerRoot, "chroot", ""),
 ];
 
 /// Steps that cannot be made to fail alone, and why.
@@ -95,6 +107,15 @@ const NOT_INJECTED: &[(Step, &str)] = &[
          binary that the tenant may not execute is tested with its life",
     ),
     (
+        Step::BrokerIds,
+        "init makes the same calls, the same number of them before; the sweep hits both",
+    ),
+    (
+        Step::BrokerSources,
+        "the supervisor opens more before; a directory that is missing is tested",
+    ),
+    (Step::BrokerLock, "init and app make the same calls, as often before; the sweep hits all"),
+    (
         Step::Workdir,
         "its chdir is the app's first, and init's own first comes before; a directory that is \
          not there is tested with the rest of what a tenant sees",
@@ -102,13 +123,14 @@ const NOT_INJECTED: &[(Step, &str)] = &[
 ];
 
 /// A tenant with something in every step.
-fn tenant(dir: &TempDir, user: Option<&Arc<User>>) -> Sandbox {
+fn tenant(dir: &TempDir, user: Option<&Arc<User>>, network: &str) -> Sandbox {
     let place = match user {
         Some(user) => user.home(),
         None => dir.path().to_owned(),
     };
     let sandbox = Sandbox::example("hello")
         .option("--bind-ro", "/usr/bin")
+        .option("--network", network)
         .option("--listen", format!("unix:{}/socket", place.display()));
     match user {
         Some(user) => sandbox.started_by(Arc::clone(user)),
@@ -173,17 +195,18 @@ fn every_step_can_fail_and_says_so_and_leaves_nothing() {
         return;
     }
     let before = mounts();
-    for by in [By::Root, By::User] {
+    for by in [By::Root, By::User, By::Private] {
+        let network = if by == By::Private { "private" } else { "host" };
         let dir = TempDir::new();
         let user = (by == By::User).then(User::new);
         let log = log_of(&dir, user.as_ref());
         let place = log.parent().unwrap().to_owned();
-        let normal = tenant(&dir, user.as_ref());
+        let normal = tenant(&dir, user.as_ref(), network);
         let output = traced(&normal, &log, &[]);
         assert_eq!(output.code(), Some(0), "{output:?}");
         let trace = std::fs::read_to_string(&log).unwrap();
         for fault in FAULTS.iter().filter(|fault| fault.by == by) {
-            let sandbox = tenant(&dir, user.as_ref());
+            let sandbox = tenant(&dir, user.as_ref(), network);
             let label = fault.step.label();
             let (call, when) = (fault.call, position(&trace, fault));
             // Seen where the test fails.
@@ -210,7 +233,7 @@ fn the_word_of_an_init_that_fails_early_is_not_lost() {
     let dir = TempDir::new();
     let log = log_of(&dir, None);
     for _ in 0..30 {
-        let sandbox = tenant(&dir, None);
+        let sandbox = tenant(&dir, None, "private");
         let words = ["trace=unshare".to_owned(), "inject=unshare:error=EIO".to_owned()];
         let output = traced(&sandbox, &log, &words);
         output.assert_refused(125, "cgroup namespace: Input/output error");
@@ -228,7 +251,7 @@ fn the_word_of_an_init_that_ended_before_its_maps_is_not_lost() {
     let dir = TempDir::new();
     let user = User::new();
     let log = log_of(&dir, Some(&user));
-    let sandbox = tenant(&dir, Some(&user));
+    let sandbox = tenant(&dir, Some(&user), "private");
     let words = [
         "trace=open_tree,clone3".to_owned(),
         "inject=open_tree:error=EIO:when=1".to_owned(),
@@ -251,7 +274,7 @@ fn no_step_is_forgotten() {
     }
     // What a plan prints are steps, and no others.
     let dir = TempDir::new();
-    for sandbox in [tenant(&dir, None), tenant(&dir, Some(&User::new()))] {
+    for sandbox in [tenant(&dir, None, "private"), tenant(&dir, Some(&User::new()), "private")] {
         let plan = sandbox.command("plan").flag("--json").json();
         for step in plan["steps"].as_array().unwrap() {
             let label = common::text(&step["step"]);
@@ -299,6 +322,11 @@ const SWEPT: &[&str] = &[
     "sendto",
     "rt_sigtimedwait",
     "wait4",
+    "setns",
+    "chroot",
+    "fchdir",
+    "sendmsg",
+    "recvmsg",
 ];
 
 /// Failures that may be passed over, and why. Everything else has to end the
@@ -330,7 +358,8 @@ enum Met {
 
 fn met(log: &str) -> Met {
     let supervisor = log.split(' ').next().unwrap_or_default();
-    let mut init = "";
+    // Init and the broker.
+    let mut ours = Vec::new();
     let mut app = "";
     let mut ran = false;
     let mut begun = BTreeMap::new();
@@ -339,7 +368,7 @@ fn met(log: &str) -> Met {
         let Some((pid, rest)) = line.split_once(' ') else { continue };
         let rest = rest.trim_start();
         if rest.contains("clone3") && pid == supervisor && rest.contains(") = ") {
-            init = rest.rsplit(") = ").next().unwrap_or_default().trim();
+            ours.push(rest.rsplit(") = ").next().unwrap_or_default().trim());
         }
         if rest.starts_with("execve(\"/app/") {
             app = pid;
@@ -351,7 +380,7 @@ fn met(log: &str) -> Met {
         if !line.contains("(INJECTED)") {
             continue;
         }
-        let tenants = ran && pid != supervisor && pid != init;
+        let tenants = ran && pid != supervisor && !ours.contains(&pid);
         // Where the line was cut in two, its beginning says what it was about.
         let whole = match begun.get(pid) {
             Some(begin) if rest.starts_with("<...") => format!("{begin} {rest}"),
@@ -374,7 +403,7 @@ fn sweep(call: &str, by: By, before: &str) -> Vec<String> {
     let place = log.parent().unwrap().to_owned();
     let mut wrong = Vec::new();
     for when in 1.. {
-        let sandbox = tenant(&dir, user.as_ref());
+        let sandbox = tenant(&dir, user.as_ref(), "private");
         let output = traced(
             &sandbox,
             &log,

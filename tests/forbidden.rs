@@ -36,6 +36,9 @@ const NOT_SO: Answers = &[""];
 /// kernel.
 const COVERED: Answers = &["", "EACCES", "ENOENT"];
 const NO_WAY_OUT: Answers = &["EACCES"];
+const OWN_LOOPBACK: Answers = &["ECONNREFUSED"];
+/// As a bound socket is answered.
+const BOUND: Answers = &["EINVAL"];
 const WORKS: Answers = &["WORKS"];
 
 /// Attempts and the answers they have to get, whatever the network.
@@ -206,26 +209,25 @@ const EVERYWHERE: &[(&str, Answers)] = &[
     ("siocgifconf-high-bits", DENIED),
     ("listener-shutdown-rd", DENIED),
     ("listener-shutdown-rdwr", DENIED),
-    // Not closed: listen(2) is what a server calls on sockets of its own, and a
-    // filter cannot tell them from those that were handed over. When something
-    // stands in between, this line says DENIED.
-    ("listener-backlog", WORKS),
     ("listener-reuseport", DENIED),
     ("listener-defer-accept", DENIED),
 ];
 
 /// Attempts that `network = "host"` is about: private answer, host answer.
 const BY_NETWORK: &[(&str, Answers, Answers)] = &[
-    ("connect-tcp", NO_WAY_OUT, WORKS),
-    ("connect-mptcp", NO_WAY_OUT, WORKS),
-    ("connect-udp", NO_WAY_OUT, WORKS),
+    // The targets listen on the host's 127.0.0.1; the tenant's own is empty.
+    ("connect-tcp", OWN_LOOPBACK, WORKS),
+    ("connect-mptcp", OWN_LOOPBACK, WORKS),
+    ("connect-udp", OWN_LOOPBACK, WORKS),
     ("connect-unix", NO_WAY_OUT, WORKS),
     // Sent into the empty network, where nothing answers in time.
     ("sendto-udp", &["EAGAIN", "EINTR"], WORKS),
     ("sendto-fastopen", NO_WAY_OUT, WORKS),
     ("sendmsg-fastopen", NO_WAY_OUT, WORKS),
-    ("listener-rebind", NO_WAY_OUT, WORKS),
-    ("listener-accepted-rebind", NO_WAY_OUT, WORKS),
+    ("listener-rebind", BOUND, WORKS),
+    ("listener-accepted-rebind", BOUND, WORKS),
+    // The broker answers 0 and leaves the queue as long as it was.
+    ("listener-backlog", NOT_SO, WORKS),
     ("listener-reconnect", NO_WAY_OUT, WORKS),
     // In the host's network the flag gets through, and meets a socket that still listens.
     ("listener-fastopen", NO_WAY_OUT, &["EISCONN"]),

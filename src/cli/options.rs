@@ -12,7 +12,8 @@ use crate::golang;
 use crate::host::{self, Roots};
 use crate::plan::{BinaryFacts, Plan, Request, resolve};
 use crate::policy::{
-    self, Bind, Layer, Listener, MaxProcs, MemLimit, Need, NetworkMode, Policy, PolicyFile, Source,
+    self, Bind, Egress, Layer, Listener, MaxProcs, MemLimit, Need, NetworkMode, Policy, PolicyFile,
+    Source,
 };
 use crate::value::{ByteSize, CpuQuota, Span, Tenant};
 
@@ -39,7 +40,10 @@ pub struct TenantOptions {
     /// Socket: [NAME=]tcp:HOST:PORT, unix:PATH or PORT
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<Listener>,
-    /// private (its listeners, nothing else) or host
+    /// What it may connect to: HOST:PORT or unix:PATH
+    #[arg(long, value_name = "HOST:PORT")]
+    egress: Vec<Egress>,
+    /// private (its listeners and egress only) or host
     #[arg(long, value_name = "MODE")]
     network: Option<NetworkMode>,
     /// memory.max, as in 512M
@@ -226,6 +230,7 @@ impl TenantOptions {
         file.filesystem.read_write = some(&self.bind);
         file.network.mode = self.network;
         file.network.listen = some(&self.listen);
+        file.network.egress = some(&self.egress);
         file.lifecycle.grace = self.grace;
         file.require.cgroup = self.require.last().copied();
         Layer { source: Source::Flags, file }

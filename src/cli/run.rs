@@ -16,8 +16,9 @@ use crate::observe::sink::say;
 use crate::observe::state_file::{self, State, StateFile};
 use crate::plan::{CgroupPlan, IdentityKind, Plan, Step};
 use crate::policy::Address;
-use crate::spawn::{self, Failure, Prepared, StartError};
-use crate::supervise::{End, Outcome, Signals, Watchdog, supervise};
+use crate::report::Failure;
+use crate::spawn::{self, Prepared, StartError};
+use crate::supervise::{End, Kill, Outcome, Signals, Watchdog, supervise};
 use crate::sys::process::Exit;
 use crate::value::Tenant;
 
@@ -86,8 +87,8 @@ fn start_and_watch(known: &Known) -> Result<Outcome, StartError> {
     let outcome = supervise(&mut running, &mut signals, &notifier, plan.grace, watchdog)
         .map_err(|e| fail(Step::State, "poll", errno(&e)))?;
     match outcome.end {
-        End::Failed(failure) => Err(explain(plan, failure)),
-        End::App(_) | End::Lost | End::Killed => Ok(outcome),
+        End::Failed(failure) | End::Killed(Kill::Failed(failure)) => Err(explain(plan, failure)),
+        End::App(_) | End::Lost | End::Killed(Kill::Forced | Kill::NoBroker) => Ok(outcome),
     }
 }
 
@@ -154,6 +155,10 @@ fn explain(plan: &Plan, failure: Failure) -> StartError {
         Step::Limits => {
             plan.rlimits.get(index).map(|l| l.resource.label().to_owned()).unwrap_or_default()
         }
+        Step::BrokerSources => {
+            let rule = plan.broker.as_ref().and_then(|egress| egress.get(index));
+            rule.map_or("/proc".to_owned(), ToString::to_string)
+        }
         Step::Workdir => plan.workdir.display().to_string(),
         Step::Exec => plan.binary.display().to_string(),
         _ => String::new(),
@@ -197,12 +202,18 @@ fn finish(plan: &Plan, outcome: Outcome) -> Status {
             }
             Status::Signal(libc::SIGKILL)
         }
-        End::Killed => {
+        End::Killed(Kill::NoBroker) => {
+            say(format_args!(
+                "tenant {tenant}: killed: its broker ended, without which it has no way in or out"
+            ));
+            Status::Code(137)
+        }
+        End::Killed(Kill::Forced) => {
             say(format_args!("tenant {tenant}: killed: it did not end by itself"));
             Status::Code(137)
         }
         // Turned into an error by the caller.
-        End::Failed(_) => Status::FAILED,
+        End::Failed(_) | End::Killed(Kill::Failed(_)) => Status::FAILED,
     }
 }
 

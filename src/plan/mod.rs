@@ -25,7 +25,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::policy::{Listener, NetworkMode, Policy};
+use crate::policy::{Egress, Listener, NetworkMode, Policy};
 use crate::seccomp::Rules;
 use crate::value::{HostGid, HostUid, NsId, Tenant};
 
@@ -52,6 +52,8 @@ pub struct Plan {
     pub listeners: Vec<ListenerPlan>,
     /// Whose network.
     pub network: NetworkMode,
+    /// What the broker lets out, where there is one: the filter asks about calls.
+    pub broker: Option<Vec<Egress>>,
     /// What the root file system is made of, in order.
     pub rootfs: Vec<MountOp>,
     /// Soft and hard limits by name.

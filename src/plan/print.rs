@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::{Access, CgroupPlan, IdentityKind, MountOp, PathKind, Plan, Stdin, Step};
-use crate::policy::NetworkMode;
+use crate::policy::{Egress, NetworkMode};
 
 /// One step of the plan, in words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -95,6 +95,18 @@ impl Plan {
                 if self.network == NetworkMode::Private { ", network" } else { "" }
             )],
             Step::IdMap => self.id_actions(),
+            Step::Broker
+            | Step::Handover
+            | Step::BrokerNamespace
+            | Step::BrokerIds
+            | Step::BrokerSources
+            | Step::BrokerAwait
+            | Step::BrokerRoot
+            | Step::BrokerLock => self
+                .broker
+                .as_ref()
+                .map(|egress| self.broker_actions(step, egress))
+                .unwrap_or_default(),
             Step::AwaitIdMap => vec!["until the maps are written".to_owned()],
             Step::Ids => vec![format!("uid and gid {0}", self.identity.inside)],
             Step::DeathSignal => vec!["SIGKILL when the supervisor ends".to_owned()],
@@ -165,6 +177,45 @@ impl Plan {
                 )
             })
             .collect()
+    }
+
+    fn broker_actions(&self, step: Step, egress: &[Egress]) -> Vec<String> {
+        let one = |text: &str| vec![text.to_owned()];
+        match step {
+            Step::Broker => {
+                let calls: Vec<_> = self.rules.asked().collect();
+                vec![format!("a process that is asked about {}", calls.join(", "))]
+            }
+            Step::Handover => one("the filter's listener goes to the broker"),
+            Step::BrokerNamespace => {
+                one("the tenant's user namespace; network and mounts stay the host's")
+            }
+            Step::BrokerIds => vec![format!(
+                "uid and gid {}, {} on the host",
+                self.identity.inside, self.identity.uid
+            )],
+            Step::BrokerSources => {
+                let mut actions = one("the host's /proc, to look callers up in");
+                actions.extend(egress.iter().filter_map(|rule| match rule {
+                    Egress::Unix(path) => Some(path.display().to_string()),
+                    Egress::Network(..) | Egress::Name(..) => None,
+                }));
+                actions
+            }
+            Step::BrokerAwait => one("until the app's filter is there"),
+            Step::BrokerRoot => one("the tenant's root"),
+            Step::BrokerLock => {
+                let calls = crate::seccomp::BROKER_CALLS.len();
+                let mut actions =
+                    vec![format!("CAP_SYS_PTRACE over the tenant, a filter of {calls} calls")];
+                actions.extend(egress.iter().map(|rule| format!("lets out to {rule}")));
+                if egress.is_empty() {
+                    actions.push("lets nothing out".to_owned());
+                }
+                actions
+            }
+            _ => Vec::new(),
+        }
     }
 
     fn id_actions(&self) -> Vec<String> {

@@ -8,7 +8,7 @@ use super::{
     PlanError, Resource, Rlimit, Stdin, StdinFact, Step, cgroup, rootfs,
 };
 use crate::golang;
-use crate::policy::{Address, Listener, MaxProcs, MemLimit, Policy};
+use crate::policy::{Address, Egress, Listener, MaxProcs, MemLimit, NetworkMode, Policy};
 use crate::seccomp;
 use crate::value::{HostGid, NsId, Tenant};
 
@@ -90,6 +90,7 @@ pub fn resolve(
         stdin,
         listeners,
         network: policy.network.mode.value,
+        broker: broker(policy, &rules)?,
         rootfs,
         rlimits,
         raise_open_files,
@@ -100,6 +101,21 @@ pub fn resolve(
         missing,
         notes,
     })
+}
+
+/// What a broker is to let out, where the rules ask one.
+fn broker(policy: &Policy, rules: &seccomp::Rules) -> Result<Option<Vec<Egress>>, PlanError> {
+    let egress = &policy.network.egress.value;
+    let asks = rules.asked().next().is_some();
+    if !egress.is_empty() && !asks {
+        let why = if policy.network.mode.value == NetworkMode::Host {
+            "with network = \"host\" nothing can be held to it (leave it out, or choose network = \"private\")"
+        } else {
+            "connect is not allowed (add the group net-server)"
+        };
+        return Err(PlanError::new(Step::Broker, format!("egress: {why}")));
+    }
+    Ok(asks.then(|| egress.clone()))
 }
 
 /// Limits under which nothing could start, or that mean something else to the

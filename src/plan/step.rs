@@ -11,6 +11,9 @@ pub enum Actor {
     Init,
     /// The process that becomes the tenant's binary.
     App,
+    /// The tenant's way in and out, in the host's network. It runs beside init
+    /// and app.
+    Broker,
 }
 
 impl Actor {
@@ -20,6 +23,7 @@ impl Actor {
             Self::Supervisor => "supervisor",
             Self::Init => "init",
             Self::App => "app",
+            Self::Broker => "broker",
         }
     }
 }
@@ -67,6 +71,8 @@ steps! {
         Clone = "clone";
         /// Write the id maps, which init waits for.
         IdMap = "id map";
+        /// Make the broker, which waits for what the filter asks about.
+        Broker = "broker";
     }
     Init {
         /// Clone what is bound, where the supervisor had not the privilege to.
@@ -119,6 +125,8 @@ steps! {
         NoNewPrivs = "no_new_privs";
         /// Make the app's process.
         Fork = "fork";
+        /// Give the listener of the app's filter to the broker.
+        Handover = "hand over";
         /// Init closes what it holds and gets its own filter, as soon as the
         /// app runs.
         InitLock = "lock init";
@@ -136,6 +144,23 @@ steps! {
         Filter = "seccomp filter";
         /// Become the tenant's binary.
         Exec = "exec";
+    }
+    Broker {
+        /// Join the tenant's user namespace: all capabilities there, and none
+        /// over the host any more.
+        BrokerNamespace = "join namespace";
+        /// Become the tenant's one uid and gid, die with the supervisor.
+        BrokerIds = "broker ids";
+        /// Open /proc, and the directories of the unix sockets that may be
+        /// connected to, as the tenant.
+        BrokerSources = "egress socket";
+        /// Wait for the listener from init.
+        BrokerAwait = "await listener";
+        /// Make the tenant's root its own.
+        BrokerRoot = "broker root";
+        /// Close what it does not need, keep CAP_SYS_PTRACE over the tenant and
+        /// no other capability, and get its filter.
+        BrokerLock = "lock broker";
     }
 }
 
@@ -164,6 +189,6 @@ mod tests {
     fn no_actor_comes_back() {
         let mut actors: Vec<_> = Step::ALL.iter().map(|s| s.actor()).collect();
         actors.dedup();
-        assert_eq!(actors, [Actor::Supervisor, Actor::Init, Actor::App]);
+        assert_eq!(actors, [Actor::Supervisor, Actor::Init, Actor::App, Actor::Broker]);
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{Bind, Environment, Listener, MaxProcs, MemLimit, Need, NetworkMode};
+use super::{Bind, Egress, Environment, Listener, MaxProcs, MemLimit, Need, NetworkMode};
 use crate::value::{ByteSize, CpuQuota, Span};
 
 /// A policy file, or one layer of flags or environment variables.
@@ -101,6 +101,8 @@ pub struct NetworkFile {
     pub mode: Option<NetworkMode>,
     /// Sockets opened for the tenant and handed over.
     pub listen: Option<Vec<Listener>>,
+    /// What the tenant may connect to.
+    pub egress: Option<Vec<Egress>>,
 }
 
 /// `[syscalls]`: what is let through.

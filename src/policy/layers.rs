@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Bind, Environment, Listener, MaxProcs, MemLimit, Need, NetworkMode, PolicyFile};
+use super::{
+    Bind, Egress, Environment, Listener, MaxProcs, MemLimit, Need, NetworkMode, PolicyFile,
+};
 use crate::value::{ByteSize, CpuQuota, Span};
 
 /// The policies that are compiled in, by name.
@@ -170,6 +172,7 @@ settings! {
     network {
         mode: NetworkMode = NetworkMode::Private;
         listen: Vec<Listener> = Vec::new();
+        egress: Vec<Egress> = Vec::new();
     }
     syscalls {
         groups: Vec<String> = Vec::new();
@@ -213,6 +216,7 @@ replaced! {
     MaxProcs => |v| match v { MaxProcs::Auto => "auto".into(), MaxProcs::Off => "off".into(), MaxProcs::Given(n) => n.to_string() };
     Vec<String> => |v| v.join(" ");
     Vec<Listener> => |v| v.iter().map(|l| format!("{}={}", l.name, l.address)).collect::<Vec<_>>().join(" ");
+    Vec<Egress> => |v| v.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     Option<PathBuf> => |v| v.as_ref().map_or("unset".into(), |p| p.display().to_string());
     Option<ByteSize> => |v| v.map_or("unset".into(), |s| s.to_string());
     Option<u32> => |v| v.map_or("unset".into(), |s| s.to_string());

@@ -4,9 +4,11 @@
 //! Parsing asks nothing of the machine. Turning a policy into what will be done
 //! is the business of `plan`.
 
+mod egress;
 mod file;
 mod layers;
 
+pub use egress::{Egress, NameRule, Network, Port};
 pub use file::{
     FilesystemFile, GoFile, LifecycleFile, LimitsFile, NetworkFile, PolicyFile, ProcessFile,
     RequireFile, SyscallsFile,
@@ -348,7 +350,7 @@ macro_rules! deserialize_from_text {
         }
     )*};
 }
-deserialize_from_text!(Bind, MemLimit, MaxProcs);
+deserialize_from_text!(Bind, Egress, MemLimit, MaxProcs);
 
 /// Environment variables in the order of their names.
 pub type Environment = BTreeMap<String, String>;

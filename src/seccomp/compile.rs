@@ -9,7 +9,7 @@
 
 use syscalls::{aarch64, x86_64};
 
-use super::{Condition, Operator, Rules, Verdict, Width, libc_errno};
+use super::{Condition, Operator, Otherwise, Rules, Verdict, Width, libc_errno};
 use crate::sys::seccomp::Instruction;
 
 /// An architecture that a filter can be made for.
@@ -79,6 +79,8 @@ const ARGUMENTS: u32 = 16;
 const RET_KILL_PROCESS: u32 = 0x8000_0000;
 const RET_ERRNO: u32 = 0x0005_0000;
 const RET_ALLOW: u32 = 0x7fff_0000;
+/// SECCOMP_RET_USER_NOTIF.
+const RET_ASK: u32 = 0x7fc0_0000;
 
 /// Set in the number of every x32 call: __X32_SYSCALL_BIT.
 const X32_BIT: u32 = 0x4000_0000;
@@ -229,8 +231,12 @@ impl Backwards {
             Verdict::Allow => self.answer(RET_ALLOW),
             Verdict::Errno(value) => self.answer(errno(*value)),
             Verdict::Kill => self.answer(RET_KILL_PROCESS),
+            Verdict::Ask => self.answer(RET_ASK),
             Verdict::When(clauses, otherwise) => {
-                let no = self.answer(errno(*otherwise));
+                let no = self.answer(match *otherwise {
+                    Otherwise::Errno(value) => errno(value),
+                    Otherwise::Ask => RET_ASK,
+                });
                 let yes = self.answer(RET_ALLOW);
                 let clauses: Vec<&[Condition]> = clauses.iter().map(Vec::as_slice).collect();
                 self.any(&clauses, yes, no)
@@ -339,7 +345,7 @@ fn common_field(clauses: &[&[Condition]]) -> Option<(u32, u32)> {
 /// # Errors
 /// None with this fixed list; the type is seccompiler's.
 pub fn init_filter() -> Result<Vec<Instruction>, seccompiler::Error> {
-    let calls = [
+    only(&[
         libc::SYS_rt_sigtimedwait,
         libc::SYS_wait4,
         libc::SYS_kill,
@@ -348,9 +354,66 @@ pub fn init_filter() -> Result<Vec<Instruction>, seccompiler::Error> {
         libc::SYS_exit_group,
         libc::SYS_rt_sigreturn,
         libc::SYS_restart_syscall,
-    ];
+    ])
+}
+
+/// What the broker may do once it serves: read a waiting caller's address, take
+/// a copy of its socket, do with sockets what it was asked to, answer. No exec,
+/// no new process, no name in a file system made but a socket's.
+pub const BROKER_CALLS: [libc::c_long; 36] = [
+    // The listener, and what is asked there.
+    libc::SYS_ioctl,
+    libc::SYS_ppoll,
+    libc::SYS_pidfd_open,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_process_vm_readv,
+    libc::SYS_openat,
+    libc::SYS_read,
+    libc::SYS_newfstatat,
+    libc::SYS_fstat,
+    libc::SYS_fchdir,
+    libc::SYS_close,
+    libc::SYS_fcntl,
+    // Sockets.
+    libc::SYS_socket,
+    libc::SYS_bind,
+    libc::SYS_connect,
+    libc::SYS_listen,
+    libc::SYS_shutdown,
+    libc::SYS_getsockopt,
+    libc::SYS_setsockopt,
+    libc::SYS_getsockname,
+    libc::SYS_getpeername,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_write,
+    // Memory, time, the end.
+    libc::SYS_brk,
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_clock_gettime,
+    libc::SYS_getrandom,
+    libc::SYS_exit_group,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_restart_syscall,
+];
+
+/// The filter of [`BROKER_CALLS`]; anything else kills it.
+///
+/// # Errors
+/// None with this fixed list; the type is seccompiler's.
+pub fn broker_filter() -> Result<Vec<Instruction>, seccompiler::Error> {
+    only(&BROKER_CALLS)
+}
+
+/// A filter that lets `calls` through and kills for every other.
+fn only(calls: &[libc::c_long]) -> Result<Vec<Instruction>, seccompiler::Error> {
     let filter = seccompiler::SeccompFilter::new(
-        calls.into_iter().map(|call| (call, Vec::new())).collect(),
+        calls.iter().map(|&call| (call, Vec::new())).collect(),
         seccompiler::SeccompAction::KillProcess,
         seccompiler::SeccompAction::Allow,
         match Arch::native() {

@@ -63,6 +63,7 @@ fn expected(rules: &Rules, arch: Arch, number: u32, args: [u64; 6]) -> u32 {
         None => errno(1),
         Some(Verdict::Allow) => RET_ALLOW,
         Some(Verdict::Kill) => RET_KILL_PROCESS,
+        Some(Verdict::Ask) => RET_ASK,
         Some(Verdict::Errno(value)) => errno(*value),
         Some(Verdict::When(clauses, otherwise)) => {
             let holds = |c: &Condition| {
@@ -77,7 +78,10 @@ fn expected(rules: &Rules, arch: Arch, number: u32, args: [u64; 6]) -> u32 {
             if clauses.iter().any(|clause| clause.iter().all(holds)) {
                 RET_ALLOW
             } else {
-                errno(*otherwise)
+                match *otherwise {
+                    Otherwise::Errno(value) => errno(value),
+                    Otherwise::Ask => RET_ASK,
+                }
             }
         }
     }
@@ -182,7 +186,7 @@ fn agrees_with_seccompiler() {
                         .unwrap()
                     })
                     .collect(),
-                Verdict::Errno(_) | Verdict::Kill => continue,
+                Verdict::Errno(_) | Verdict::Kill | Verdict::Ask => continue,
             };
             map.insert(i64::from(number), clauses);
         }
@@ -226,7 +230,8 @@ fn far_targets_are_reached() {
         .calls()
         .map(|(call, number)| {
             let clauses = (0..3).map(|i| vec![condition(u64::from(number) * 10 + i)]).collect();
-            (call, Verdict::When(clauses, i32::try_from(number % 100 + 1).unwrap()))
+            let errno = i32::try_from(number % 100 + 1).unwrap();
+            (call, Verdict::When(clauses, Otherwise::Errno(errno)))
         })
         .take(150)
         .collect();

@@ -1,7 +1,7 @@
 //! Calls that are safe only in part: which arguments are let through, and why.
 
-use super::Verdict;
 use super::libc_errno::{EACCES, EPERM};
+use super::{Otherwise, Verdict};
 use crate::policy::NetworkMode;
 
 /// One comparison of one argument.
@@ -108,10 +108,9 @@ const SOCKET_OPTIONS: [(u64, u64); 22] = [
 
 /// The answer to `name` where a policy gives it out.
 pub(super) fn verdict(name: &str, network: NetworkMode) -> Verdict {
-    let when = |clauses: Vec<Vec<Condition>>| Verdict::When(clauses, EPERM);
-    let one_of = |argument, values: &[u64]| {
-        Verdict::When(values.iter().map(|&v| vec![int(argument, v)]).collect(), EPERM)
-    };
+    let when = |clauses: Vec<Vec<Condition>>| Verdict::When(clauses, Otherwise::Errno(EPERM));
+    let one_of =
+        |argument, values: &[u64]| when(values.iter().map(|&v| vec![int(argument, v)]).collect());
     let private = network == NetworkMode::Private;
     match name {
         // New namespaces bring back every capability, inside them.
@@ -147,18 +146,19 @@ pub(super) fn verdict(name: &str, network: NetworkMode) -> Verdict {
         }
         "socketpair" => one_of(0, &[AF_UNIX]),
         // A passed socket keeps the network namespace it was born in: connect,
-        // even to AF_UNSPEC first, would lead back into the host's.
-        "connect" if private => Verdict::Errno(EACCES),
-        // An accepted connection that was reset can be bound again, to any port
-        // of the host. The filter sees the address's length only: 12 is netlink's,
-        // for net.Interfaces; TCP's is 16 at least.
-        "bind" if private => Verdict::When(vec![vec![int(2, 12)]], EACCES),
+        // even to AF_UNSPEC first, would lead back into the host's, and an
+        // accepted connection that was reset can be bound again, to any port of
+        // the host. listen would change the length of a queue that is shared.
+        "connect" | "bind" | "listen" if private => Verdict::Ask,
         "sendto" | "sendmmsg" if private => {
-            Verdict::When(vec![vec![bits(3, MSG_FASTOPEN, 0)]], EACCES)
+            Verdict::When(vec![vec![bits(3, MSG_FASTOPEN, 0)]], Otherwise::Errno(EACCES))
         }
-        "sendmsg" if private => Verdict::When(vec![vec![bits(2, MSG_FASTOPEN, 0)]], EACCES),
+        "sendmsg" if private => {
+            Verdict::When(vec![vec![bits(2, MSG_FASTOPEN, 0)]], Otherwise::Errno(EACCES))
+        }
         // SHUT_WR is the half close of HTTP. Reading shut down on a listener
         // ends it for everyone who shares it: systemd, and the next instance.
+        "shutdown" if private => Verdict::When(vec![vec![int(1, 1)]], Otherwise::Ask),
         "shutdown" => one_of(1, &[1]),
         // Options stick to a shared listener, and some of them spoil it for
         // good or name the host's interfaces, so only those that net has.

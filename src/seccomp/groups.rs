@@ -151,7 +151,7 @@ pub static GROUPS: &[Group] = &[
     Group {
         name: "net-server",
         reason: "package net: TCP, UDP and unix sockets, and the rtnetlink questions of \
-                 net.Interfaces; in a private network nothing can be connected to",
+                 net.Interfaces; in a private network the broker is asked about bind, listen and connect",
         calls: &[
             "socket",
             "socketpair",

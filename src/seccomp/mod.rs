@@ -10,7 +10,7 @@ mod conditions;
 mod groups;
 mod table;
 
-pub use compile::{Arch, compile, init_filter};
+pub use compile::{Arch, BROKER_CALLS, broker_filter, compile, init_filter};
 pub use conditions::{Condition, Operator, Width};
 pub use groups::{GROUPS, Group};
 pub use table::table;
@@ -26,9 +26,19 @@ pub enum Verdict {
     Errno(i32),
     /// The process is ended by SIGSYS.
     Kill,
-    /// Carried out if every condition of one of the clauses holds, else this
-    /// errno.
-    When(Vec<Vec<Condition>>, i32),
+    /// The broker carries it out in the caller's place, or refuses.
+    Ask,
+    /// Carried out if every condition of one of the clauses holds.
+    When(Vec<Vec<Condition>>, Otherwise),
+}
+
+/// The answer to a call whose conditions do not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Otherwise {
+    /// As [`Verdict::Errno`].
+    Errno(i32),
+    /// As [`Verdict::Ask`].
+    Ask,
 }
 
 /// The answers to every call, by name.
@@ -47,7 +57,15 @@ impl Rules {
 
     /// How many calls are carried out, always or on conditions.
     pub fn allowed(&self) -> usize {
-        self.count(|v| matches!(v, Verdict::Allow | Verdict::When(..)))
+        self.count(|v| matches!(v, Verdict::Allow | Verdict::Ask | Verdict::When(..)))
+    }
+
+    /// The calls that the broker is asked about, always or on conditions.
+    pub fn asked(&self) -> impl Iterator<Item = &'static str> {
+        self.calls
+            .iter()
+            .filter(|(_, v)| matches!(v, Verdict::Ask | Verdict::When(_, Otherwise::Ask)))
+            .map(|(name, _)| *name)
     }
 
     /// How many are carried out on conditions.
@@ -172,15 +190,18 @@ mod tests {
     }
 
     #[test]
-    fn a_private_network_has_no_way_out() {
+    fn in_a_private_network_the_broker_is_asked() {
         let groups = names(&["net-server"]);
         let private = resolve(&groups, &[], &[], NetworkMode::Private).unwrap();
-        assert_eq!(*private.get("connect").unwrap(), Verdict::Errno(libc_errno::EACCES));
+        for call in ["connect", "bind", "listen"] {
+            assert_eq!(*private.get(call).unwrap(), Verdict::Ask);
+        }
         // Not even by the back door of an explicit allow.
         let forced = resolve(&groups, &names(&["connect"]), &[], NetworkMode::Private).unwrap();
-        assert_eq!(*forced.get("connect").unwrap(), Verdict::Errno(libc_errno::EACCES));
+        assert_eq!(*forced.get("connect").unwrap(), Verdict::Ask);
         let host = resolve(&groups, &[], &[], NetworkMode::Host).unwrap();
         assert_eq!(*host.get("connect").unwrap(), Verdict::Allow);
+        assert_eq!(host.asked().count(), 0);
     }
 
     #[test]

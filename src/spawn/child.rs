@@ -22,8 +22,9 @@ use nix::unistd::{
 
 use super::init;
 use super::prepare::{Op, Place, Prepared, Tree, clone, first_free, walk};
-use super::report::Sequence;
+use crate::broker;
 use crate::plan::{PathKind, Step};
+use crate::report::Sequence;
 use crate::sys;
 use crate::sys::mount::{ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
 
@@ -37,6 +38,8 @@ pub(super) struct Channels {
     pub(super) stdout: OwnedFd,
     /// The app's stderr.
     pub(super) stderr: OwnedFd,
+    /// To the broker, where there is one.
+    pub(super) handover: Option<OwnedFd>,
 }
 
 /// Where the new root is put together. Every host has it; it is only covered in
@@ -71,11 +74,14 @@ pub(super) fn init(p: &mut Prepared, channels: &Channels) -> ! {
 
     seq.take(Step::Hostname, 0, || nix::unistd::sethostname(&p.hostname));
 
+    // By which the broker will know the sockets that were born here.
+    let mut cookie = 0;
     if p.private_network {
-        seq.take(Step::Loopback, 0, || {
+        cookie = seq.take(Step::Loopback, 0, || {
             let any =
                 socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-            sys::net::loopback_up(any.as_fd())
+            sys::net::loopback_up(any.as_fd())?;
+            sys::net::namespace_cookie(any.as_fd())
         });
     }
 
@@ -150,13 +156,21 @@ pub(super) fn init(p: &mut Prepared, channels: &Channels) -> ! {
 
     seq.take(Step::NoNewPrivs, 0, sys::privilege::no_new_privs);
 
-    let mut side = AppSide { prepared: p, channels };
+    let mut side = AppSide { prepared: p, channels, listener: None };
     let pid = seq.take(Step::Fork, 0, || {
         let stack = side.prepared.stack.take().ok_or(Errno::ENOMEM)?;
         sys::process::vfork(stack, app, &mut side)
     });
 
-    // The app runs, or has failed and said so.
+    // The app runs, or has failed and said so. What it asks meanwhile waits. Its
+    // listener is init's too, since they shared their descriptors until exec.
+    if let (Some(handover), Some(listener)) = (&channels.handover, side.listener) {
+        seq.take(Step::Handover, 0, || {
+            let root = open(c"/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+            broker::hand_over(handover.as_fd(), listener, root.as_fd(), cookie)
+        });
+    }
+
     seq.take(Step::InitLock, 0, || {
         sys::privilege::set_name(c"gosandbox-init")?;
         sys::fd::dup_onto(channels.status.as_raw_fd(), init::STATUS)?;
@@ -173,13 +187,15 @@ pub(super) fn init(p: &mut Prepared, channels: &Channels) -> ! {
 struct AppSide<'a> {
     prepared: &'a mut Prepared,
     channels: &'a Channels,
+    /// Where calls come that the filter asks about: from the app, for init.
+    listener: Option<std::os::fd::RawFd>,
 }
 
 /// App: in all of the sandbox's namespaces, inside its root, child of init and
-/// sharing its memory, while init waits for exec. The tenant's ids, no
-/// capabilities. Signals blocked.
+/// sharing its memory and descriptors, while init waits for exec. The tenant's
+/// ids, no capabilities. Signals blocked.
 fn app(side: &mut AppSide<'_>) -> ! {
-    let AppSide { prepared: p, channels } = side;
+    let AppSide { prepared: p, channels, listener } = side;
     let mut seq = Sequence::new(channels.setup.as_fd());
 
     seq.take(Step::Session, 0, || {
@@ -212,6 +228,10 @@ fn app(side: &mut AppSide<'_>) -> ! {
     seq.take(Step::Filter, 0, || {
         let none = nix::sys::signal::SigSet::empty();
         none.thread_set_mask()?;
+        if p.asks {
+            *listener = Some(sys::seccomp::install_with_listener(&p.filter)?);
+            return Ok(());
+        }
         sys::seccomp::install(&p.filter)
     });
 
@@ -219,10 +239,10 @@ fn app(side: &mut AppSide<'_>) -> ! {
     seq.fail(Step::Exec, 0, errno)
 }
 
-/// Lays out what the tenant holds: 0, 1, 2, the listeners from 3 on. The channel
-/// for failures stays open until exec closes it.
+/// Lays out what the tenant holds: 0, 1, 2, the listeners from 3 on. What is above
+/// them is closed by exec, and only for the app: until then init shares all of
+/// it.
 fn descriptors(p: &Prepared, channels: &Channels) -> Result<(), Errno> {
-    let keep = channels.setup.as_raw_fd();
     if let Some(null) = &p.stdin {
         sys::fd::dup_onto(null.as_raw_fd(), 0)?;
     }
@@ -233,9 +253,7 @@ fn descriptors(p: &Prepared, channels: &Channels) -> Result<(), Errno> {
         // They were copied above `end`, so none is overwritten before its turn.
         sys::fd::dup_onto(listener.as_raw_fd(), number)?;
     }
-    let (end, keep) = (end.unsigned_abs(), keep.unsigned_abs());
-    sys::fd::close_between(end, keep - 1)?;
-    sys::fd::close_from(keep + 1)
+    sys::fd::close_on_exec_from(end.unsigned_abs())
 }
 
 /// EPIPE where the supervisor's end of the channel is closed.

@@ -5,7 +5,7 @@
 use nix::errno::Errno;
 use nix::sys::signal::SigSet;
 
-use super::report::encode_exit;
+use crate::report::encode_exit;
 use crate::sys;
 
 /// Where the status pipe is: the only descriptor init has.

@@ -9,12 +9,10 @@ mod init;
 mod parent;
 mod prepare;
 mod remedy;
-mod report;
 
-pub use parent::{Running, Setup, spawn};
+pub use parent::{Broker, Running, Setup, Word, spawn};
 pub use prepare::Prepared;
 pub use remedy::remedy;
-pub use report::Failure;
 
 use nix::errno::Errno;
 

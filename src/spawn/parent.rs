@@ -5,23 +5,28 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::signal::{SigmaskHow, sigprocmask};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, fchown, pipe2};
 
 use super::StartError;
 use super::child::{self, Channels};
 use super::prepare::{Prepared, first_free};
-use super::report::{Failure, RECORD, decode_exit};
+use crate::broker;
 use crate::cgroup::Instance;
 use crate::plan::{IdentityKind, Plan, Step};
+use crate::report::{Failure, RECORD, decode_exit};
 use crate::sys;
 use crate::sys::process::{Cloned, Exit};
+use crate::value::Tenant;
 
 /// A tenant that was cloned: what the supervisor holds of it.
 #[derive(Debug)]
 pub struct Running {
+    /// Whose it is.
+    pub tenant: Tenant,
     /// Init's pid on the host.
     pub pid: libc::pid_t,
     /// Init.
@@ -32,8 +37,30 @@ pub struct Running {
     status: std::fs::File,
     /// The app's stdout and stderr, to be read without blocking.
     output: Option<[OwnedFd; 2]>,
+    /// The broker, ended when this is dropped.
+    pub broker: Option<Broker>,
     /// Its cgroup, removed when this is dropped.
     pub cgroup: Option<Instance>,
+}
+
+/// What the supervisor holds of the broker.
+#[derive(Debug)]
+pub struct Broker {
+    /// It.
+    pub pidfd: OwnedFd,
+    /// What it says.
+    words: OwnedFd,
+}
+
+/// What the broker says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// A step of its set-up failed.
+    Failed(Failure),
+    /// The tenant listens on a declared listener.
+    Listening,
+    /// This line is for people. It may hold anything, so it is to be escaped.
+    Line(String),
 }
 
 /// What the set-up channel says.
@@ -55,6 +82,14 @@ pub fn spawn(mut prepared: Prepared, plan: &Plan) -> Result<Running, StartError>
     let (setup, status, stdout, stderr) =
         channels(prepared.listeners.len()).map_err(|e| fail(Step::Clone, "pipe", e))?;
     let (ours, theirs) = setup;
+    let handover = prepared.broker.is_some().then(pair).transpose();
+    let (handover, init_side) = handover
+        .map_err(|e| fail(Step::Broker, "socketpair", e))?
+        .map_or((None, None), |(broker, init)| (Some(broker), Some(init)));
+    let init_side = init_side
+        .map(|fd| above(&fd, prepared.listeners.len()))
+        .transpose()
+        .map_err(|e| fail(Step::Broker, "socketpair", e))?;
     if plan.identity.kind != IdentityKind::Caller {
         // The tenant opens /dev/stdout like a file; the pipe has to be its own.
         let (uid, gid) = (Uid::from_raw(plan.identity.uid.0), Gid::from_raw(plan.identity.gid.0));
@@ -70,11 +105,16 @@ pub fn spawn(mut prepared: Prepared, plan: &Plan) -> Result<Running, StartError>
     let cloned = sys::process::clone(prepared.namespaces, cgroup);
     let (pid, init) = match cloned {
         Ok(Cloned::Child) => {
-            let channels =
-                Channels { setup: theirs, status: status.1, stdout: stdout.1, stderr: stderr.1 };
+            let channels = Channels {
+                setup: theirs,
+                status: status.1,
+                stdout: stdout.1,
+                stderr: stderr.1,
+                handover: init_side,
+            };
             // The supervisor's end must close when the supervisor dies, so no
             // copy of it may stay here.
-            drop(ours);
+            drop((ours, handover));
             child::init(&mut prepared, &channels)
         }
         Ok(Cloned::Parent { pid, pidfd }) => (pid, pidfd),
@@ -83,28 +123,28 @@ pub fn spawn(mut prepared: Prepared, plan: &Plan) -> Result<Running, StartError>
             return Err(fail(Step::Clone, "namespaces", errno));
         }
     };
-    drop((theirs, status.1, stdout.1, stderr.1));
-    let running = Running {
+    drop((theirs, status.1, stdout.1, stderr.1, init_side));
+    let mut running = Running {
+        tenant: plan.tenant.clone(),
         pid,
         init,
         setup: ours,
         status: std::fs::File::from(status.0),
         output: Some([stdout.0, stderr.0]),
+        broker: None,
         cgroup: prepared.cgroup.take(),
     };
-    let mapped = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)
-        .map_err(|e| fail(Step::Clone, "sigprocmask", e))
-        .and_then(|()| {
-            write_maps(pid, &prepared).map_err(|(object, errno)| fail(Step::IdMap, object, errno))
-        })
-        .and_then(|()| {
-            send(std::os::fd::AsRawFd::as_raw_fd(&running.setup), b"!", MsgFlags::MSG_NOSIGNAL)
-                .map(drop)
-                // It is gone already and has said why.
-                .or_else(|e| if e == Errno::EPIPE { Ok(()) } else { Err(e) })
-                .map_err(|e| fail(Step::IdMap, "channel", e))
+    let mapped = set_going(&running, &prepared, plan, handover).and_then(|for_broker| {
+        // While init goes through its steps. The broker's signals stay blocked.
+        let made = prepared.broker.take().zip(for_broker).map(|(setup, (handover, user))| {
+            make_broker(setup, &user, &handover).map_err(|e| fail(Step::Broker, "", e))
         });
-    match mapped {
+        running.broker = made.transpose()?;
+        Ok(())
+    });
+    let unmasked = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)
+        .map_err(|e| fail(Step::Clone, "sigprocmask", e));
+    match mapped.and(unmasked) {
         // A process that has ended has no maps that could be written. What it
         // said before counts, and is read like any other failure.
         Err(error) if !running.has_spoken() => {
@@ -115,15 +155,101 @@ pub fn spawn(mut prepared: Prepared, plan: &Plan) -> Result<Running, StartError>
     }
 }
 
+/// The broker, which begins as a copy of this process.
+fn make_broker(
+    setup: broker::Setup,
+    user_namespace: &OwnedFd,
+    handover: &OwnedFd,
+) -> Result<Broker, Errno> {
+    let (ours, theirs) = pair()?;
+    match sys::process::clone(0, None)? {
+        Cloned::Child => {
+            drop(ours);
+            broker::run(setup, user_namespace, theirs, handover)
+        }
+        Cloned::Parent { pidfd, .. } => Ok(Broker { pidfd, words: ours }),
+    }
+}
+
+impl Broker {
+    /// The channel that [`Broker::read`] reads.
+    pub fn words(&self) -> BorrowedFd<'_> {
+        self.words.as_fd()
+    }
+
+    /// What it said next; `None` where there is nothing more now.
+    pub fn read(&self) -> Option<Word> {
+        let mut bytes = [0; broker::LONGEST_LINE + 1];
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&self.words);
+        let length = recv(fd, &mut bytes, MsgFlags::MSG_DONTWAIT).ok()?;
+        let (kind, text) = bytes[..length].split_first()?;
+        match *kind {
+            broker::LISTENING => Some(Word::Listening),
+            broker::LINE => Some(Word::Line(String::from_utf8_lossy(text).into_owned())),
+            _ => Failure::decode(&bytes[..length]).map(Word::Failed),
+        }
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // Its tenant is gone; there is nothing that it should finish.
+        _ = sys::process::pidfd_signal(self.pidfd.as_fd(), libc::SIGKILL);
+        let mut fds = [nix::poll::PollFd::new(self.pidfd.as_fd(), nix::poll::PollFlags::POLLIN)];
+        _ = nix::poll::poll(&mut fds, nix::poll::PollTimeout::NONE);
+        _ = sys::process::pidfd_reap(self.pidfd.as_fd());
+    }
+}
+
+/// Writes the maps and says go. Gives back what the broker will need: its end
+/// of the channel to init, and the tenant's user namespace.
+fn set_going(
+    running: &Running,
+    prepared: &Prepared,
+    plan: &Plan,
+    handover: Option<OwnedFd>,
+) -> Result<Option<(OwnedFd, OwnedFd)>, StartError> {
+    let fail = |step, object: &str, errno| StartError::new(&plan.tenant, step, object, errno);
+    let pid = running.pid;
+    write_maps(pid, prepared).map_err(|(object, errno)| fail(Step::IdMap, object, errno))?;
+    // With the go init will cease to be dumpable, and then its namespaces are
+    // closed to an unprivileged supervisor.
+    let for_broker = match handover {
+        Some(handover) => {
+            let path = format!("/proc/{pid}/ns/user");
+            let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+            let user = open(path.as_str(), flags, Mode::empty())
+                .map_err(|e| fail(Step::BrokerNamespace, "", e))?;
+            Some((handover, user))
+        }
+        None => None,
+    };
+    let channel = std::os::fd::AsRawFd::as_raw_fd(&running.setup);
+    match send(channel, b"!", MsgFlags::MSG_NOSIGNAL) {
+        // It is gone already and has said why.
+        Ok(_) | Err(Errno::EPIPE) => Ok(for_broker),
+        Err(errno) => Err(fail(Step::IdMap, "channel", errno)),
+    }
+}
+
 type Pair = (OwnedFd, OwnedFd);
 
+/// A copy above the numbers that the app lays out, in a table that is init's too
+/// then.
+fn above(fd: &OwnedFd, listeners: usize) -> Result<OwnedFd, Errno> {
+    sys::fd::dup_above(std::os::fd::AsRawFd::as_raw_fd(fd), first_free(listeners))
+}
+
+/// Messages whole, and an end that is seen.
+fn pair() -> Result<Pair, Errno> {
+    socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+}
+
 fn channels(listeners: usize) -> Result<(Pair, Pair, Pair, Pair), Errno> {
-    let (ours, theirs) =
-        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-    // Above the descriptors that the app lays out.
-    let theirs =
-        sys::fd::dup_above(std::os::fd::AsRawFd::as_raw_fd(&theirs), first_free(listeners) + 1)?;
+    let (ours, theirs) = pair()?;
+    let theirs = above(&theirs, listeners)?;
     let status = pipe2(OFlag::O_CLOEXEC)?;
+    let status = (status.0, above(&status.1, listeners)?);
     let output = || {
         let pipe = pipe2(OFlag::O_CLOEXEC)?;
         // Only our end: the tenant's keeps its blocking writes.

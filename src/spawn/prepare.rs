@@ -11,11 +11,12 @@ use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{Mode, SFlag, fstat, major, minor};
 
 use super::StartError;
+use crate::broker;
 use crate::cgroup::Instance;
 use crate::listen::Socket;
 use crate::plan::{Access, IdentityKind, MountOp, PathKind, Plan, Resource, Stdin, Step};
-use crate::policy::NetworkMode;
-use crate::seccomp::{Arch, compile, init_filter};
+use crate::policy::{Egress, NetworkMode};
+use crate::seccomp::{Arch, broker_filter, compile, init_filter};
 use crate::sys::mount::{self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
 use crate::sys::process::{Stack, StringArray};
 use crate::sys::seccomp::Instruction;
@@ -88,6 +89,8 @@ pub struct Prepared {
     pub(super) listen_pid: Option<usize>,
     pub(super) workdir: CString,
     pub(super) filter: Vec<Instruction>,
+    /// Whether the filter asks the broker about calls.
+    pub(super) asks: bool,
     pub(super) init_filter: Vec<Instruction>,
     /// Copies above the numbers that the tenant's will have.
     pub(super) listeners: Vec<OwnedFd>,
@@ -96,6 +99,8 @@ pub struct Prepared {
     pub(super) stdin: Option<OwnedFd>,
     /// What the app runs on between fork and exec.
     pub(super) stack: Option<Stack>,
+    /// What the broker needs, where the filter asks one.
+    pub(super) broker: Option<broker::Setup>,
 }
 
 impl Prepared {
@@ -147,6 +152,7 @@ impl Prepared {
             listen_pid,
             workdir: path(&plan.workdir),
             filter: compile(&plan.rules, Arch::native()),
+            asks: plan.broker.is_some(),
             init_filter: init_filter()
                 .map_err(|_| fail(Step::InitLock, "seccomp", Errno::EINVAL))?,
             listeners,
@@ -161,8 +167,28 @@ impl Prepared {
                 }
             },
             stack: Some(Stack::new()),
+            broker: plan.broker.as_ref().map(|egress| broker(plan, egress, sockets)).transpose()?,
         })
     }
+}
+
+fn broker(plan: &Plan, egress: &[Egress], sockets: &[Socket]) -> Result<broker::Setup, StartError> {
+    let fail = |object: &str, errno| StartError::new(&plan.tenant, Step::Broker, object, errno);
+    let door = |socket: &Socket| {
+        let fd = socket.fd.try_clone().map_err(|e| fail("", io_errno(&e)))?;
+        Ok(broker::Door { address: socket.address.clone(), fd })
+    };
+    Ok(broker::Setup {
+        inside: plan.identity.inside.0,
+        doors: sockets.iter().map(door).collect::<Result<_, _>>()?,
+        egress: egress.to_vec(),
+        last_capability: last_capability().map_err(|e| fail("/proc/sys/kernel/cap_last_cap", e))?,
+        filter: broker_filter().map_err(|_| fail("seccomp", Errno::EINVAL))?,
+    })
+}
+
+fn io_errno(error: &std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 /// The lowest descriptor above stdio and `sockets` listeners.

@@ -64,7 +64,15 @@ pub fn remedy(step: Step, errno: Errno) -> Option<&'static str> {
         }
         (Step::Workdir, Errno::ENOENT) => "process.workdir is a path inside: create it by a bind",
         (Step::Workdir, Errno::EACCES) => "the tenant may not enter it: check owner and mode",
-        (Step::Filter, Errno::EINVAL | Errno::ENOSYS) => "this kernel lacks CONFIG_SECCOMP_FILTER",
+        (Step::Filter, Errno::EINVAL | Errno::ENOSYS) => {
+            "this kernel lacks CONFIG_SECCOMP_FILTER, or is older than 5.19, which the broker of a private network needs: network = \"host\" does without"
+        }
+        (Step::BrokerSources, Errno::ENOENT) => {
+            "the directory of the socket has to be there when the tenant starts"
+        }
+        (Step::BrokerSources, Errno::EACCES) => {
+            "the tenant's own id may not enter the directory: chmod o+x it, or its group"
+        }
         (Step::Exec, Errno::EACCES) => {
             "the tenant may not execute it: chmod a+rx; a noexec file system stays noexec"
         }

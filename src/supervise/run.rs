@@ -14,8 +14,8 @@ use signal_hook::iterator::exfiltrator::SignalOnly;
 use super::relay::{Overflow, Relay};
 use super::state::{Action, End, Event, State, next};
 use crate::observe::notify::Notifier;
-use crate::observe::sink::Sink;
-use crate::spawn::{Running, Setup};
+use crate::observe::sink::{Sink, say};
+use crate::spawn::{Running, Setup, Word};
 use crate::sys;
 
 /// What a supervisor listens to; everything but the first two is the tenant's.
@@ -96,7 +96,7 @@ pub fn supervise(
 ) -> io::Result<Outcome> {
     let mut relays = relays(running)?;
     let mut state = State::Starting;
-    let mut open = Open { setup: true, status: true };
+    let mut open = Open { setup: true, status: true, broker: true };
     loop {
         let happened = match wait(
             running,
@@ -151,6 +151,7 @@ fn relays(running: &mut Running) -> io::Result<[Relay; 2]> {
 struct Open {
     setup: bool,
     status: bool,
+    broker: bool,
 }
 
 /// What can become ready.
@@ -163,6 +164,8 @@ enum Source {
     Output(usize),
     /// Our own, which has room.
     OwnOutput(usize),
+    Broker,
+    Words,
     Init,
 }
 
@@ -183,6 +186,13 @@ fn wait(
             Source::Status => events.extend(status(running, open)),
             Source::Output(n) => relays[n].fill(),
             Source::OwnOutput(n) => relays[n].flush(),
+            Source::Words => events.extend(words(running)),
+            Source::Broker => {
+                // What it said last says more than that it is gone.
+                events.extend(words(running));
+                open.broker = false;
+                events.push(Event::BrokerGone);
+            }
             Source::Init => {
                 if sys::process::pidfd_reap(running.init.as_fd())?.is_some() {
                     // What it said last may have come after we looked; its ends
@@ -194,6 +204,22 @@ fn wait(
         }
     }
     Ok(events)
+}
+
+/// What the broker says; its lines are shown here.
+fn words(running: &Running) -> Vec<Event> {
+    let mut events = Vec::new();
+    let Some(broker) = &running.broker else { return events };
+    while let Some(word) = broker.read() {
+        match word {
+            Word::Failed(failure) => events.push(Event::BrokerFailed(failure)),
+            Word::Listening => {}
+            Word::Line(line) => {
+                say(format_args!("tenant {}: {}", running.tenant, crate::value::escape(&line)));
+            }
+        }
+    }
+    events
 }
 
 fn setup(running: &Running, open: &mut Open) -> io::Result<Option<Event>> {
@@ -239,6 +265,10 @@ fn ready(
     for (n, relay) in relays.iter().enumerate() {
         watched.extend(relay.source().map(|fd| (Source::Output(n), fd, read)));
         watched.extend(relay.target().map(|fd| (Source::OwnOutput(n), fd, PollFlags::POLLOUT)));
+    }
+    if let Some(broker) = running.broker.as_ref().filter(|_| open.broker) {
+        watched.push((Source::Words, broker.words(), read));
+        watched.push((Source::Broker, broker.pidfd.as_fd(), read));
     }
     watched.push((Source::Init, running.init.as_fd(), read));
     let mut fds: Vec<_> = watched.iter().map(|(_, fd, flags)| PollFd::new(*fd, *flags)).collect();

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::spawn::Failure;
+use crate::report::Failure;
 use crate::sys::process::Exit;
 
 /// Where a tenant is in its life.
@@ -19,9 +19,11 @@ pub enum State {
         /// When it will be killed.
         deadline: Instant,
     },
-    /// Everything was killed, because the time to end by itself was over or
-    /// somebody was in a hurry; the kernel is still at it.
-    Killing,
+    /// Everything was killed; the kernel is still at it.
+    Killing {
+        /// Why.
+        why: Kill,
+    },
     /// The app has ended; the rest of its sandbox is about to.
     Exiting {
         /// How.
@@ -36,6 +38,17 @@ pub enum State {
     Ended(End),
 }
 
+/// Why everything was killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kill {
+    /// The time to end by itself was over, or somebody was in a hurry.
+    Forced,
+    /// Its broker is gone, without which it has no way in or out.
+    NoBroker,
+    /// Its broker could not be set up.
+    Failed(Failure),
+}
+
 /// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -45,7 +58,7 @@ pub enum End {
     /// of memory.
     Lost,
     /// It was killed by us.
-    Killed,
+    Killed(Kill),
     /// It never ran.
     Failed(Failure),
 }
@@ -63,6 +76,10 @@ pub enum Event {
     InitGone,
     /// The supervisor got a signal.
     Signal(i32),
+    /// A step of the broker's set-up failed.
+    BrokerFailed(Failure),
+    /// The broker has ended.
+    BrokerGone,
     /// The deadline of the state is over.
     Deadline,
 }
@@ -87,7 +104,7 @@ impl State {
             Self::Stopping { deadline } => Some(deadline),
             Self::Starting
             | Self::Running
-            | Self::Killing
+            | Self::Killing { .. }
             | Self::Exiting { .. }
             | Self::Failing { .. }
             | Self::Ended(_) => None,
@@ -99,7 +116,9 @@ impl State {
 /// time between SIGTERM and the forced end.
 pub fn next(state: State, event: Event, now: Instant, grace: Duration) -> (State, Vec<Action>) {
     use Action::{Forward, KillAll, NotifyReady, NotifyStopping};
-    use Event::{AppExited, Deadline, InitGone, SetupFailed, Signal, Started};
+    use Event::{
+        AppExited, BrokerFailed, BrokerGone, Deadline, InitGone, SetupFailed, Signal, Started,
+    };
     use libc::{SIGCONT, SIGINT, SIGTERM};
 
     let stay = (state, Vec::new());
@@ -107,6 +126,7 @@ pub fn next(state: State, event: Event, now: Instant, grace: Duration) -> (State
     let stop = |deadline| {
         (State::Stopping { deadline }, vec![NotifyStopping, Forward(SIGTERM), Forward(SIGCONT)])
     };
+    let kill = |why| (State::Killing { why }, vec![KillAll]);
     match state {
         State::Starting => match event {
             Started => (State::Running, vec![NotifyReady]),
@@ -114,6 +134,8 @@ pub fn next(state: State, event: Event, now: Instant, grace: Duration) -> (State
             // It ran and ended so fast that this comes first.
             AppExited(exit) => (State::Exiting { exit }, vec![]),
             InitGone => (State::Ended(End::Lost), vec![]),
+            BrokerFailed(failure) => kill(Kill::Failed(failure)),
+            BrokerGone => kill(Kill::NoBroker),
             // Nor killed at once here: the binary may run already, since init
             // may be late with the word of it. Init holds signals until it does.
             Signal(SIGTERM | SIGINT) => stop(now + grace),
@@ -123,6 +145,8 @@ pub fn next(state: State, event: Event, now: Instant, grace: Duration) -> (State
         State::Running => match event {
             AppExited(exit) => (State::Exiting { exit }, vec![]),
             InitGone => (State::Ended(End::Lost), vec![]),
+            BrokerFailed(failure) => kill(Kill::Failed(failure)),
+            BrokerGone => kill(Kill::NoBroker),
             Signal(SIGTERM | SIGINT) => stop(now + grace),
             Signal(signal) => (state, vec![Forward(signal)]),
             Started | SetupFailed(_) | Deadline => stay,
@@ -130,28 +154,33 @@ pub fn next(state: State, event: Event, now: Instant, grace: Duration) -> (State
         State::Stopping { .. } => match event {
             AppExited(exit) => (State::Exiting { exit }, vec![]),
             InitGone => (State::Ended(End::Lost), vec![]),
+            BrokerFailed(failure) => kill(Kill::Failed(failure)),
+            BrokerGone => kill(Kill::NoBroker),
             SetupFailed(failure) => (State::Failing { failure }, vec![]),
             // Asked twice by hand: at once.
-            Signal(SIGINT) | Deadline => (State::Killing, vec![KillAll]),
+            Signal(SIGINT) | Deadline => kill(Kill::Forced),
             Signal(SIGTERM) | Started => stay,
             Signal(signal) => (state, vec![Forward(signal)]),
         },
-        State::Killing => match event {
-            InitGone => (State::Ended(End::Killed), vec![]),
+        State::Killing { why } => match event {
+            InitGone => (State::Ended(End::Killed(why)), vec![]),
             // Its last word before SIGKILL came: it ended by itself.
             AppExited(exit) => (State::Exiting { exit }, vec![]),
-            Started | SetupFailed(_) | Signal(_) | Deadline => stay,
+            Started | SetupFailed(_) | BrokerFailed(_) | BrokerGone | Signal(_) | Deadline => stay,
         },
         State::Exiting { exit } => match event {
             InitGone => (State::Ended(End::App(exit)), vec![]),
-            Started | SetupFailed(_) | AppExited(_) | Signal(_) | Deadline => stay,
+            Started | SetupFailed(_) | AppExited(_) | BrokerFailed(_) | BrokerGone | Signal(_)
+            | Deadline => stay,
         },
         State::Failing { failure } => match event {
             InitGone => (State::Ended(End::Failed(failure)), vec![]),
-            Started | SetupFailed(_) | AppExited(_) | Signal(_) | Deadline => stay,
+            Started | SetupFailed(_) | AppExited(_) | BrokerFailed(_) | BrokerGone | Signal(_)
+            | Deadline => stay,
         },
         State::Ended(_) => match event {
-            Started | SetupFailed(_) | AppExited(_) | InitGone | Signal(_) | Deadline => stay,
+            Started | SetupFailed(_) | AppExited(_) | InitGone | BrokerFailed(_) | BrokerGone
+            | Signal(_) | Deadline => stay,
         },
     }
 }

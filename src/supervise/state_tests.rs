@@ -18,6 +18,8 @@ fn events() -> Vec<Event> {
         Event::SetupFailed(failure()),
         Event::AppExited(Exit::Code(3)),
         Event::InitGone,
+        Event::BrokerFailed(failure()),
+        Event::BrokerGone,
         Event::Signal(SIGTERM),
         Event::Signal(SIGINT),
         Event::Signal(SIGHUP),
@@ -31,7 +33,9 @@ fn the_table() {
     let now = Instant::now();
     let deadline = now + GRACE;
     let exit = Exit::Code(3);
-    let forced = State::Killing;
+    let forced = State::Killing { why: Kill::Forced };
+    let failed = State::Killing { why: Kill::Failed(failure()) };
+    let no_broker = State::Killing { why: Kill::NoBroker };
     let exiting = State::Exiting { exit };
     let failing = State::Failing { failure: failure() };
     let stopping = State::Stopping { deadline };
@@ -52,6 +56,8 @@ fn the_table() {
                 (failing, none()),
                 (exiting, none()),
                 (lost, none()),
+                (failed, kill.clone()),
+                (no_broker, kill.clone()),
                 (stopping, stop.clone()),
                 (stopping, stop.clone()),
                 (State::Starting, hup.clone()),
@@ -65,6 +71,8 @@ fn the_table() {
                 stay(State::Running),
                 (exiting, none()),
                 (lost, none()),
+                (failed, kill.clone()),
+                (no_broker, kill.clone()),
                 (stopping, stop.clone()),
                 (stopping, stop),
                 (State::Running, hup.clone()),
@@ -78,6 +86,8 @@ fn the_table() {
                 (failing, none()),
                 (exiting, none()),
                 (lost, none()),
+                (failed, kill.clone()),
+                (no_broker, kill.clone()),
                 stay(stopping),
                 (forced, kill.clone()),
                 (stopping, hup),
@@ -90,7 +100,9 @@ fn the_table() {
                 stay(forced),
                 stay(forced),
                 (exiting, none()),
-                (ended(End::Killed), none()),
+                (ended(End::Killed(Kill::Forced)), none()),
+                stay(forced),
+                stay(forced),
                 stay(forced),
                 stay(forced),
                 stay(forced),
@@ -108,6 +120,8 @@ fn the_table() {
                 stay(exiting),
                 stay(exiting),
                 stay(exiting),
+                stay(exiting),
+                stay(exiting),
             ],
         ),
         (
@@ -121,9 +135,11 @@ fn the_table() {
                 stay(failing),
                 stay(failing),
                 stay(failing),
+                stay(failing),
+                stay(failing),
             ],
         ),
-        (lost, (0..8).map(|_| stay(lost)).collect()),
+        (lost, (0..10).map(|_| stay(lost)).collect()),
     ];
     for (state, row) in table {
         assert_eq!(row.len(), events().len());
@@ -159,7 +175,10 @@ fn no_order_of_events_leads_back() {
             let (after, actions) = next(state, event, now, GRACE);
             if matches!(
                 state,
-                State::Killing | State::Exiting { .. } | State::Failing { .. } | State::Ended(_)
+                State::Killing { .. }
+                    | State::Exiting { .. }
+                    | State::Failing { .. }
+                    | State::Ended(_)
             ) {
                 assert!(actions.is_empty(), "{state:?} × {event:?}");
             }

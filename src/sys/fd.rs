@@ -1,7 +1,7 @@
 //! Descriptors: what `std::os::fd` and `nix` leave out.
 
 use std::ffi::CString;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
@@ -22,6 +22,55 @@ pub fn close_between(first: u32, last: u32) -> Result<(), Errno> {
 /// Closes every descriptor from `first` on.
 pub fn close_from(first: u32) -> Result<(), Errno> {
     close_between(first, u32::MAX)
+}
+
+/// Makes every descriptor from `first` on close-on-exec: close_range(2) with
+/// CLOSE_RANGE_CLOEXEC, Linux 5.11.
+pub fn close_on_exec_from(first: u32) -> Result<(), Errno> {
+    // SAFETY: close_range takes three integers and no pointer, and closes none.
+    check(unsafe {
+        libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+    })
+    .map(drop)
+}
+
+/// Most descriptors in one message of [`send_with`].
+pub const MOST_SENT: usize = 3;
+
+/// Sends `bytes` and copies of `fds`, [`MOST_SENT`] at most, in one message:
+/// sendmsg(2), SCM_RIGHTS. Allocates nothing, which is why it is not `nix`'s.
+pub fn send_with(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[RawFd]) -> Result<(), Errno> {
+    /// What CMSG_SPACE makes of [`MOST_SENT`] descriptors, aligned as cmsghdr is.
+    #[repr(C)]
+    struct Control {
+        header: libc::cmsghdr,
+        fds: [RawFd; MOST_SENT + 1],
+    }
+    if fds.len() > MOST_SENT {
+        return Err(Errno::EINVAL);
+    }
+    let mut control = Control {
+        header: libc::cmsghdr {
+            cmsg_len: size_of::<libc::cmsghdr>() + size_of_val(fds),
+            cmsg_level: libc::SOL_SOCKET,
+            cmsg_type: libc::SCM_RIGHTS,
+        },
+        fds: [-1; MOST_SENT + 1],
+    };
+    control.fds[..fds.len()].copy_from_slice(fds);
+    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // SAFETY: msghdr is plain data for which all zeroes is a valid value.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = (&raw mut control).cast();
+    message.msg_controllen = control.header.cmsg_len;
+    // SAFETY: `message` points at live values of the lengths it names; the
+    // kernel only reads them.
+    check(unsafe {
+        libc::syscall(libc::SYS_sendmsg, socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL)
+    })
+    .map(drop)
 }
 
 /// Puts a copy of `from` at the number `to`, which survives exec: dup3(2)

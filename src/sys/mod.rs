@@ -11,6 +11,7 @@
 pub mod fd;
 pub mod mount;
 pub mod net;
+pub mod notify;
 pub mod privilege;
 pub mod process;
 pub mod seccomp;

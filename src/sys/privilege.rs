@@ -43,6 +43,17 @@ pub fn lock_securebits() -> Result<(), Errno> {
 
 /// Empties the effective, permitted and inheritable sets: capset(2), version 3.
 pub fn clear_capabilities() -> Result<(), Errno> {
+    keep_capabilities(0)
+}
+
+/// Keeps CAP_SYS_PTRACE, effective and permitted, and no other capability.
+pub fn keep_trace_capability() -> Result<(), Errno> {
+    const CAP_SYS_PTRACE: u32 = 19;
+    keep_capabilities(1 << CAP_SYS_PTRACE)
+}
+
+/// Of the first 32 capabilities those in `bits` stay effective and permitted.
+fn keep_capabilities(bits: u32) -> Result<(), Errno> {
     #[repr(C)]
     struct Header {
         version: u32,
@@ -50,8 +61,8 @@ pub fn clear_capabilities() -> Result<(), Errno> {
     }
     const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;
     let header = Header { version: LINUX_CAPABILITY_VERSION_3, pid: 0 };
-    // Two halves of (effective, permitted, inheritable), all empty.
-    let data = [0u32; 6];
+    // Two halves of (effective, permitted, inheritable).
+    let data = [bits, bits, 0, 0, 0, 0];
     // SAFETY: a version 3 header is followed by two 12-byte structures, which
     // is what `data` is; both outlive the call.
     check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) }).map(drop)

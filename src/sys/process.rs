@@ -79,9 +79,13 @@ impl Default for Stack {
 }
 
 /// A child in the same namespaces that runs `f` on `stack`, sharing this
-/// process's memory, while this process is suspended until the child has
-/// called exec or `_exit`: clone(2) with CLONE_VM and CLONE_VFORK. Returns its
-/// pid. Copying the memory instead would take longer than all of `f`.
+/// process's memory and descriptors, while this process is suspended until the
+/// child has called exec or `_exit`: clone(2) with CLONE_VM, CLONE_FILES and
+/// CLONE_VFORK. Returns its pid. Copying the memory instead would take longer
+/// than all of `f`.
+///
+/// Exec gives the child a table of descriptors of its own before it closes
+/// those that are close-on-exec, so what `f` opened stays open here: execve(2).
 pub fn vfork<T>(mut stack: Stack, f: fn(&mut T) -> !, data: &mut T) -> Result<libc::pid_t, Errno> {
     struct Call<'a, T> {
         f: fn(&mut T) -> !,
@@ -103,7 +107,7 @@ pub fn vfork<T>(mut stack: Stack, f: fn(&mut T) -> !, data: &mut T) -> Result<li
         libc::clone(
             enter::<T>,
             top.cast(),
-            libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
+            libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_VFORK | libc::SIGCHLD,
             (&raw mut call).cast(),
         )
     };
@@ -180,6 +184,69 @@ pub fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: libc::c_int) -> Result<(), Er
         libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, 0usize, 0u32)
     })
     .map(drop)
+}
+
+/// A descriptor of the process that `thread` belongs to: pidfd_open(2). Before
+/// Linux 6.9 (PIDFD_THREAD) EINVAL or ENOENT for a thread that is not the first
+/// of its process.
+pub fn open_thread(thread: libc::pid_t) -> Result<OwnedFd, Errno> {
+    // include/uapi/linux/pidfd.h
+    const PIDFD_THREAD: libc::c_int = libc::O_EXCL;
+    let open = |flags: libc::c_int| {
+        // SAFETY: pidfd_open takes two integers.
+        check(unsafe { libc::syscall(libc::SYS_pidfd_open, thread, flags) })
+    };
+    let fd = match open(0) {
+        Err(Errno::EINVAL | Errno::ENOENT) => open(PIDFD_THREAD),
+        other => other,
+    }?;
+    let fd = RawFd::try_from(fd).map_err(|_| Errno::EOVERFLOW)?;
+    // SAFETY: the kernel has just made this descriptor, ours alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A copy of descriptor `number` of another process, close-on-exec:
+/// pidfd_getfd(2), Linux 5.6. EBADF where it has none such, EPERM where this
+/// process may not trace it.
+pub fn take_descriptor(pidfd: BorrowedFd<'_>, number: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: pidfd_getfd takes three integers.
+    let fd =
+        check(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0u32) })?;
+    let fd = RawFd::try_from(fd).map_err(|_| Errno::EOVERFLOW)?;
+    // SAFETY: the kernel has just made this descriptor, ours alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Reads memory of another process into `bytes`, as far as it is mapped:
+/// process_vm_readv(2). EFAULT where nothing is.
+pub fn read_memory(thread: libc::pid_t, address: u64, bytes: &mut [u8]) -> Result<usize, Errno> {
+    let local = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    let address = usize::try_from(address).map_err(|_| Errno::EFAULT)?;
+    let remote =
+        libc::iovec { iov_base: std::ptr::without_provenance_mut(address), iov_len: bytes.len() };
+    // SAFETY: `local` is of `bytes`, which is writable and outlives the call;
+    // the kernel checks the remote address itself.
+    let length = check(unsafe {
+        libc::syscall(
+            libc::SYS_process_vm_readv,
+            thread,
+            &raw const local,
+            1usize,
+            &raw const remote,
+            1usize,
+            0usize,
+        )
+    })?;
+    usize::try_from(length).map_err(|_| Errno::EOVERFLOW)
+}
+
+/// Joins a user namespace, with every capability in it and none elsewhere:
+/// setns(2). For a process of one thread that has CAP_SYS_ADMIN there, as the
+/// maker of the namespace does.
+pub fn join_user_namespace(namespace: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: setns takes two integers.
+    check(unsafe { libc::syscall(libc::SYS_setns, namespace.as_raw_fd(), libc::CLONE_NEWUSER) })
+        .map(drop)
 }
 
 /// How a process ended, as the kernel tells it; unlike `nix`'s, it can hold

@@ -1,5 +1,7 @@
 //! Installing a compiled filter.
 
+use std::os::fd::RawFd;
+
 use nix::errno::Errno;
 
 use super::check;
@@ -26,6 +28,23 @@ pub struct Instruction {
 /// SECCOMP_FILTER_FLAG_SPEC_ALLOW is left out: speculative store bypass stays
 /// as the administrator has set it.
 pub fn install(program: &[Instruction]) -> Result<(), Errno> {
+    set(program, 0).map(drop)
+}
+
+/// The same, and a descriptor on which the calls come that `program` answers
+/// with SECCOMP_RET_USER_NOTIF; close-on-exec. A caller whose call was taken
+/// waits for the answer through every signal but a deadly one
+/// (SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, Linux 5.19; EINVAL before): Go
+/// sends its threads SIGURG all the time.
+pub fn install_with_listener(program: &[Instruction]) -> Result<RawFd, Errno> {
+    let listener = set(
+        program,
+        libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
+    )?;
+    RawFd::try_from(listener).map_err(|_| Errno::EOVERFLOW)
+}
+
+fn set(program: &[Instruction], flags: libc::c_ulong) -> Result<libc::c_long, Errno> {
     #[repr(C)]
     struct Program {
         len: u16,
@@ -38,7 +57,6 @@ pub fn install(program: &[Instruction]) -> Result<(), Errno> {
     // SAFETY: `prog` has the layout of struct sock_fprog and points at `len`
     // instructions that outlive the call; the kernel copies and verifies them.
     check(unsafe {
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0u32, &raw const prog)
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const prog)
     })
-    .map(drop)
 }

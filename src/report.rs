@@ -1,4 +1,5 @@
-//! What init and app tell the supervisor: fixed-size records, written whole.
+//! What init, app and broker tell the supervisor about their set-up, and init
+//! about the app's end: fixed-size records, written whole.
 
 use std::os::fd::BorrowedFd;
 
@@ -19,7 +20,7 @@ pub struct Failure {
 }
 
 /// Length of every record.
-pub(super) const RECORD: usize = 12;
+pub(crate) const RECORD: usize = 12;
 
 const FAILED: u8 = 1;
 const EXITED: u8 = 2;
@@ -31,7 +32,7 @@ impl Failure {
     }
 
     /// Reads a record; `None` where it is none of this kind.
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let (kind, step, errno, object) = fields(bytes)?;
         let step = Step::from_number(step).filter(|_| kind == FAILED)?;
         Some(Self { step, errno: Errno::from_raw(errno), object })
@@ -39,7 +40,7 @@ impl Failure {
 }
 
 /// How the app ended, as init tells it.
-pub(super) fn encode_exit(exit: Exit) -> [u8; RECORD] {
+pub(crate) fn encode_exit(exit: Exit) -> [u8; RECORD] {
     match exit {
         Exit::Code(code) => record(EXITED, 0, i32::from(code), 0),
         Exit::Signal(signal) => record(SIGNALLED, 0, signal, 0),
@@ -47,7 +48,7 @@ pub(super) fn encode_exit(exit: Exit) -> [u8; RECORD] {
 }
 
 /// Reads what [`encode_exit`] wrote.
-pub(super) fn decode_exit(bytes: &[u8]) -> Option<Exit> {
+pub(crate) fn decode_exit(bytes: &[u8]) -> Option<Exit> {
     let (kind, _, value, _) = fields(bytes)?;
     match kind {
         EXITED => Some(Exit::Code(u8::try_from(value).ok()?)),
@@ -73,7 +74,7 @@ fn fields(bytes: &[u8]) -> Option<(u8, u8, i32, u32)> {
 
 /// The child's way through the steps: forward only, and out on the first
 /// failure.
-pub(super) struct Sequence<'a> {
+pub(crate) struct Sequence<'a> {
     at: Option<Step>,
     report: BorrowedFd<'a>,
 }
@@ -83,13 +84,13 @@ const SETUP_FAILED: i32 = 125;
 
 impl<'a> Sequence<'a> {
     /// At the beginning; failures go to `report`.
-    pub(super) fn new(report: BorrowedFd<'a>) -> Self {
+    pub(crate) fn new(report: BorrowedFd<'a>) -> Self {
         Self { at: None, report }
     }
 
     /// Takes `step` on the object number `object`. A failure, or a step that
     /// does not come after the last one, is reported and ends the process.
-    pub(super) fn take<T>(
+    pub(crate) fn take<T>(
         &mut self,
         step: Step,
         object: usize,
@@ -109,7 +110,7 @@ impl<'a> Sequence<'a> {
     }
 
     /// Reports and ends the process.
-    pub(super) fn fail(&self, step: Step, object: usize, errno: Errno) -> ! {
+    pub(crate) fn fail(&self, step: Step, object: usize, errno: Errno) -> ! {
         let object = u32::try_from(object).unwrap_or(u32::MAX);
         let bytes = Failure { step, errno, object }.encode();
         // If the supervisor is gone nobody is left to be told.

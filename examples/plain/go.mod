@@ -1,0 +1,3 @@
+module gosandbox.example/plain
+
+go 1.19

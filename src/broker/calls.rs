@@ -1,0 +1,343 @@
+//! bind, listen, connect and shutdown in the tenant's place.
+//!
+//! Three kinds of sockets: the tenant's *own*, born in its network namespace,
+//! with which it may do what it likes, because nothing can be reached from
+//! there; the declared *listeners*, which are shared with others; and
+//! *connections* of the host's namespace, accepted or made here.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sys::socket::{Backlog, Shutdown, getpeername, listen, shutdown};
+use nix::sys::stat::{Mode, fstat};
+
+use super::address::{self, Name};
+use super::caller::{Caller, Socket, int, own_path, set_blocking};
+use super::egress::{Decision, Rules};
+use super::serve::{Broker, PATIENCE, Pending, RETRY, Then};
+use super::{UnixDoor, local};
+use crate::sys::net;
+use crate::sys::notify::Notification;
+
+/// What a caller gets.
+pub(super) enum Answer {
+    /// This value.
+    Now(i64),
+    /// EINPROGRESS: the connection is under way, and its socket does not block.
+    Unfinished,
+    /// It waits.
+    Later(Pending),
+}
+
+const DONE: Answer = Answer::Now(0);
+
+/// Does what was asked for, or says the errno.
+pub(super) fn answer(
+    broker: &mut Broker,
+    call: &Notification,
+    caller: &Caller,
+    socket: Socket,
+) -> Result<Answer, Errno> {
+    match call.number {
+        libc::SYS_bind => bind(broker, call, caller, &socket),
+        libc::SYS_listen => listening(broker, call, &socket),
+        libc::SYS_connect => connect(broker, call, caller, socket),
+        libc::SYS_shutdown => shut_down(broker, call, &socket),
+        // The filter asks about no other.
+        _ => Err(Errno::EPERM),
+    }
+}
+
+fn is_inet(domain: i32) -> bool {
+    domain == libc::AF_INET || domain == libc::AF_INET6
+}
+
+/// A declared address gives the declared listener; any other is bound in the
+/// tenant's own namespace.
+fn bind(
+    broker: &mut Broker,
+    call: &Notification,
+    caller: &Caller,
+    socket: &Socket,
+) -> Result<Answer, Errno> {
+    if !broker.is_own(socket) {
+        // As a bound socket is answered: ip(7).
+        return Err(Errno::EINVAL);
+    }
+    let (bytes, name) = caller.address(broker, call)?;
+    if socket.kind == libc::SOCK_STREAM {
+        let only_v6 = socket.domain == libc::AF_INET6
+            && net::int_option(socket.fd.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY)? != 0;
+        let door = broker.doors.iter().find(|door| address::matches(&door.address, &name, only_v6));
+        if let Some(door) = door {
+            // The flag is the tenant's choice, and belongs to what is shared:
+            // whoever starts later chooses again, here.
+            set_blocking(door.fd.as_fd(), !socket.nonblocking)?;
+            broker.inject(call.id, door.fd.as_fd(), socket.at, socket.close_on_exec)?;
+            return Ok(DONE);
+        }
+    }
+    with_working_directory(broker, caller, &name, || net::bind(socket.fd.as_fd(), &bytes))?;
+    if let Name::Inet(at) = name
+        && at.port() != 0
+    {
+        let protocol = if socket.kind == libc::SOCK_STREAM { "tcp" } else { "udp" };
+        let remedy = if protocol == "tcp" {
+            format!("to publish it, add listen = [\"tcp:{at}\"]")
+        } else {
+            "udp is not published: it needs network = \"host\"".to_owned()
+        };
+        let line = format!("bound {protocol} {at} inside its private network; {remedy}");
+        broker.words.say(line, Instant::now());
+    }
+    Ok(DONE)
+}
+
+/// Runs `action` where a relative path means what it means to the caller. The
+/// broker's root is the tenant's already.
+fn with_working_directory<T>(
+    broker: &Broker,
+    caller: &Caller,
+    name: &Name,
+    action: impl FnOnce() -> Result<T, Errno>,
+) -> Result<T, Errno> {
+    if matches!(name, Name::Path(path) if !path.starts_with(b"/")) {
+        let directory = broker.procfs.working_directory(caller.thread)?;
+        nix::unistd::fchdir(&directory)?;
+    }
+    action()
+}
+
+/// A declared listener listens already, and its queue is not the tenant's to
+/// change: a shorter one would be shorter for whoever shares it.
+fn listening(broker: &mut Broker, call: &Notification, socket: &Socket) -> Result<Answer, Errno> {
+    if broker.is_own(socket) {
+        // The kernel takes any number and cuts it: listen(2).
+        let backlog = Backlog::new(int(call.args[1]).clamp(0, 4096))?;
+        listen(&socket.fd, backlog)?;
+        return Ok(DONE);
+    }
+    if !socket.listening {
+        return Err(Errno::EINVAL);
+    }
+    broker.words.listening();
+    Ok(DONE)
+}
+
+/// Only SHUT_RD and SHUT_RDWR come here. On a listener they would end it for
+/// systemd and the next instance too.
+fn shut_down(broker: &Broker, call: &Notification, socket: &Socket) -> Result<Answer, Errno> {
+    if socket.listening && !broker.is_own(socket) {
+        return Err(Errno::EPERM);
+    }
+    let how = match int(call.args[1]) {
+        libc::SHUT_RD => Shutdown::Read,
+        libc::SHUT_WR => Shutdown::Write,
+        libc::SHUT_RDWR => Shutdown::Both,
+        _ => return Err(Errno::EINVAL),
+    };
+    shutdown(socket.fd.as_raw_fd(), how)?;
+    Ok(DONE)
+}
+
+fn connect(
+    broker: &mut Broker,
+    call: &Notification,
+    caller: &Caller,
+    socket: Socket,
+) -> Result<Answer, Errno> {
+    let (bytes, name) = caller.address(broker, call)?;
+    if !broker.is_own(&socket) {
+        return Err(already(&socket));
+    }
+    match name {
+        Name::Inet(to) if is_inet(socket.domain) && socket.kind == libc::SOCK_STREAM => {
+            stream(broker, call, socket, &bytes, to)
+        }
+        Name::Path(path) if socket.domain == libc::AF_UNIX => {
+            unix(broker, call, caller, socket, &path)
+        }
+        // What is left reaches nothing outside its own namespace: datagrams,
+        // abstract names, AF_UNSPEC, netlink, and what is no address at all.
+        Name::Inet(_) | Name::Path(_) | Name::Abstract | Name::Unspecified | Name::Other => {
+            own(call, socket, &bytes)
+        }
+    }
+}
+
+/// The errno for a socket that is not the tenant's own: it is connected, or
+/// about to be, and stays so. Dissolving it with AF_UNSPEC would be the first
+/// step into the host's network.
+fn already(socket: &Socket) -> Errno {
+    if socket.listening {
+        return Errno::EACCES;
+    }
+    match getpeername::<nix::sys::socket::SockaddrStorage>(socket.fd.as_raw_fd()) {
+        Ok(_) => Errno::EISCONN,
+        Err(_) => Errno::EALREADY,
+    }
+}
+
+/// Connects the tenant's own socket in its own namespace.
+fn own(call: &Notification, socket: Socket, bytes: &[u8]) -> Result<Answer, Errno> {
+    let connected = if socket.nonblocking {
+        net::connect(socket.fd.as_fd(), bytes)
+    } else {
+        // The broker waits for nobody.
+        set_blocking(socket.fd.as_fd(), false)?;
+        let connected = net::connect(socket.fd.as_fd(), bytes);
+        set_blocking(socket.fd.as_fd(), true)?;
+        connected
+    };
+    match connected {
+        Ok(()) => Ok(DONE),
+        Err(Errno::EINPROGRESS) if socket.nonblocking => Ok(Answer::Unfinished),
+        Err(Errno::EINPROGRESS) => Ok(later(call, socket.fd, Then::Tell)),
+        Err(Errno::EAGAIN) if !socket.nonblocking && socket.domain == libc::AF_UNIX => {
+            Ok(retry(call, socket.fd))
+        }
+        Err(errno) => Err(errno),
+    }
+}
+
+fn later(call: &Notification, socket: OwnedFd, then: Then) -> Answer {
+    Answer::Later(Pending { id: call.id, socket, then, deadline: Instant::now() + PATIENCE })
+}
+
+fn retry(call: &Notification, socket: OwnedFd) -> Answer {
+    let then = Then::Retry { call: Box::new(*call) };
+    Answer::Later(Pending { id: call.id, socket, then, deadline: Instant::now() + RETRY })
+}
+
+/// A TCP or MPTCP connection: outside where the policy lists it, inside where it
+/// leads to the tenant itself.
+fn stream(
+    broker: &mut Broker,
+    call: &Notification,
+    socket: Socket,
+    bytes: &[u8],
+    to: SocketAddr,
+) -> Result<Answer, Errno> {
+    let now = Instant::now();
+    let decision = if broker.own_door(to) {
+        Decision::Allowed
+    } else {
+        broker.egress.decide(to, now, local::is_own)
+    };
+    if decision == Decision::Allowed {
+        let outside = new_socket(&socket)?;
+        let connected = net::connect(outside.as_fd(), bytes);
+        return hand_over(broker, call, &socket, outside, connected);
+    }
+    if to.ip().is_loopback() || to.ip().is_unspecified() {
+        return own(call, socket, bytes);
+    }
+    let rule = Rules::suggestion(to);
+    let why = match decision {
+        Decision::Special => "a private, special or own address, which is to be listed itself: ",
+        Decision::Unlisted | Decision::Allowed => "",
+    };
+    broker
+        .words
+        .say(format!("connect to {to} denied: {why}to allow it, add egress = [\"{rule}\"]"), now);
+    Err(Errno::EACCES)
+}
+
+/// Options that a caller may have set before it connects.
+const COPIED: [(i32, i32); 8] = [
+    (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
+    (libc::SOL_SOCKET, libc::SO_RCVTIMEO),
+    (libc::SOL_SOCKET, libc::SO_SNDTIMEO),
+    (libc::IPPROTO_TCP, libc::TCP_NODELAY),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPCNT),
+    (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
+];
+
+/// A socket of the host's network like the caller's, not blocking.
+fn new_socket(like: &Socket) -> Result<OwnedFd, Errno> {
+    let kind = like.kind | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    let fd = net::socket(like.domain, kind, like.protocol)?;
+    if is_inet(like.domain) {
+        for (level, name) in COPIED {
+            // The longest is a timeval.
+            let (mut set, mut new) = ([0; 16], [0; 16]);
+            // An option that a protocol lacks is none that was set.
+            if let Ok(length) = net::option(like.fd.as_fd(), level, name, &mut set)
+                && net::option(fd.as_fd(), level, name, &mut new).is_ok()
+                && set != new
+            {
+                net::set_option(fd.as_fd(), level, name, &set[..length])?;
+            }
+        }
+    }
+    Ok(fd)
+}
+
+/// Gives the caller the socket that was connected outside, or the errno.
+fn hand_over(
+    broker: &Broker,
+    call: &Notification,
+    socket: &Socket,
+    outside: OwnedFd,
+    connected: Result<(), Errno>,
+) -> Result<Answer, Errno> {
+    let (at, close_on_exec) = (socket.at, socket.close_on_exec);
+    match connected {
+        Ok(()) => {
+            set_blocking(outside.as_fd(), !socket.nonblocking)?;
+            broker.inject(call.id, outside.as_fd(), at, close_on_exec)?;
+            Ok(DONE)
+        }
+        Err(Errno::EINPROGRESS) if socket.nonblocking => {
+            broker.inject(call.id, outside.as_fd(), at, close_on_exec)?;
+            Ok(Answer::Unfinished)
+        }
+        Err(Errno::EINPROGRESS) => Ok(later(call, outside, Then::Inject { at, close_on_exec })),
+        // A unix socket whose queue is full.
+        Err(Errno::EAGAIN) if !socket.nonblocking => Ok(retry(call, outside)),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// A listed path leads to the host's socket there; any other has to be on a
+/// file system that only the tenant writes to, where nobody else can listen.
+fn unix(
+    broker: &mut Broker,
+    call: &Notification,
+    caller: &Caller,
+    socket: Socket,
+    path: &[u8],
+) -> Result<Answer, Errno> {
+    if let Some(door) = broker.unix.iter().find(|door| door.path == path) {
+        let outside = new_socket(&socket)?;
+        let connected = door.connect(&outside);
+        return hand_over(broker, call, &socket, outside, connected);
+    }
+    let name = Name::Path(path.to_vec());
+    let found = with_working_directory(broker, caller, &name, || {
+        openat(AT_FDCWD, path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+    })?;
+    if !broker.own_devices.contains(&fstat(&found)?.st_dev) {
+        let shown = String::from_utf8_lossy(path);
+        broker.words.say(
+            format!("connect to {shown} denied: to allow it, add egress = [\"unix:{shown}\"]"),
+            Instant::now(),
+        );
+        return Err(Errno::EACCES);
+    }
+    // By the descriptor: a name in between could be another by now.
+    broker.procfs.enter()?;
+    own(call, socket, &address::encode_path(own_path(&found).as_bytes()))
+}
+
+impl UnixDoor {
+    fn connect(&self, socket: &OwnedFd) -> Result<(), Errno> {
+        nix::unistd::fchdir(&self.directory)?;
+        net::connect(socket.as_fd(), &address::encode_path(&self.name))
+    }
+}

@@ -1,0 +1,257 @@
+//! The broker: the tenant's way in and out. It answers the calls that the
+//! tenant's filter asks about, by seccomp user notification.
+//!
+//! A process of its own, in the tenant's user namespace and with the tenant's
+//! host id, but in the host's network, because that is where sockets are to be
+//! born. Its root is the tenant's root, so it sees no more files than the
+//! tenant, and of capabilities it has CAP_SYS_PTRACE over the tenant alone. It
+//! takes hostile bytes apart; the supervisor takes none. What a hole in it is
+//! worth: the tenant, plus unlisted addresses of the host's network.
+//!
+//! No Landlock: a process in a Landlock domain may trace only what is in the
+//! same one (security/landlock/task.c), and the tenant cannot be put into the
+//! broker's without forbidding its init to mount.
+
+mod address;
+mod caller;
+mod calls;
+mod egress;
+mod local;
+mod serve;
+mod words;
+
+pub(crate) use words::{LINE, LISTENING, LONGEST_LINE};
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid, chroot, fchdir, setresgid, setresuid};
+
+use self::caller::Procfs;
+use self::serve::{Broker, Pace};
+use self::words::Words;
+use crate::plan::Step;
+use crate::policy::{Address, Egress};
+use crate::report::Sequence;
+use crate::sys;
+use crate::sys::seccomp::Instruction;
+
+/// A declared listener.
+#[derive(Debug)]
+pub(crate) struct Door {
+    /// Where it listens.
+    pub(crate) address: Address,
+    /// It.
+    pub(crate) fd: OwnedFd,
+}
+
+/// A listed unix socket of the host's: the directory is held and not the
+/// socket, which its server may make anew.
+struct UnixDoor {
+    path: Vec<u8>,
+    directory: OwnedFd,
+    name: Vec<u8>,
+}
+
+/// What must exist before the broker does.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    /// The one uid and gid inside.
+    pub(crate) inside: u32,
+    /// The declared listeners.
+    pub(crate) doors: Vec<Door>,
+    /// The policy's.
+    pub(crate) egress: Vec<Egress>,
+    /// The highest capability of this kernel.
+    pub(crate) last_capability: u8,
+    /// What it may call.
+    pub(crate) filter: Vec<Instruction>,
+}
+
+/// What init gives to the broker: the filter's listener and a descriptor of the
+/// tenant's root, with the cookie of its network namespace as the bytes.
+pub(crate) fn hand_over(
+    channel: BorrowedFd<'_>,
+    listener: RawFd,
+    root: BorrowedFd<'_>,
+    cookie: u64,
+) -> Result<(), Errno> {
+    sys::fd::send_with(channel, &cookie.to_ne_bytes(), &[listener, root.as_raw_fd()])
+}
+
+/// The broker: child of the supervisor, on a copy of its memory, still with its
+/// ids and in its namespaces. All signals blocked. Never returns, and never ends
+/// by itself while the supervisor is there: its end is the tenant's.
+///
+/// `words` leads to the supervisor and `handover` to init.
+pub(crate) fn run(setup: Setup, user_namespace: &OwnedFd, words: OwnedFd, handover: &OwnedFd) -> ! {
+    let mut seq = Sequence::new(words.as_fd());
+
+    // Full capabilities in the tenant's user namespace and none over the host.
+    // Nothing of what follows works on anything else.
+    seq.take(Step::BrokerNamespace, 0, || {
+        sys::process::join_user_namespace(user_namespace.as_fd())
+    });
+
+    seq.take(Step::BrokerIds, 0, || {
+        let (uid, gid) = (Uid::from_raw(setup.inside), Gid::from_raw(setup.inside));
+        setresgid(gid, gid, gid)?;
+        setresuid(uid, uid, uid)?;
+        // The tenant has the same id.
+        sys::privilege::not_dumpable()?;
+        // After the change of ids, which clears it; and in case the supervisor
+        // died before, see whether it is there.
+        sys::privilege::parent_death_signal(libc::SIGKILL)?;
+        still_there(words.as_fd())?;
+        match sys::privilege::new_session_keyring() {
+            Err(Errno::ENOSYS) => Ok(()),
+            other => other,
+        }
+    });
+
+    // By the host's paths, for the last time, and as the tenant: a directory
+    // that it may not enter is no way out for it.
+    let mut unix = Vec::new();
+    for (object, rule) in setup.egress.iter().enumerate() {
+        if let Egress::Unix(path) = rule {
+            unix.push(seq.take(Step::BrokerSources, object, || unix_door(path)));
+        }
+    }
+    let procfs = seq.take(Step::BrokerSources, setup.egress.len(), || {
+        open(c"/proc", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+    });
+    let null = seq.take(Step::BrokerSources, setup.egress.len(), || {
+        open(c"/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
+    });
+
+    let given = seq.take(Step::BrokerAwait, 0, || receive(handover));
+
+    // In the tenant's root an absolute link, or a path with .. in it, leads
+    // where it leads for the tenant.
+    let own_devices = seq.take(Step::BrokerRoot, 0, || {
+        fchdir(&given.root)?;
+        chroot(".")?;
+        umask(Mode::from_bits_truncate(0o077));
+        ["/tmp", "/dev/shm"].iter().map(|path| Ok(nix::sys::stat::stat(*path)?.st_dev)).collect()
+    });
+
+    let broker = Broker {
+        listener: given.listener,
+        words: Words::new(words, Instant::now()),
+        procfs: Procfs::new(procfs),
+        cookie: given.cookie,
+        doors: setup.doors,
+        unix,
+        egress: egress::Rules::new(setup.egress),
+        own_devices,
+        pending: Vec::new(),
+        pace: Pace::new(Instant::now()),
+    };
+    let kept = broker.descriptors();
+    let mut seq = Sequence::new(broker.words.fd());
+    seq.take(Step::BrokerLock, 0, || {
+        // A panic's message must not end up in a socket.
+        for number in 0..3 {
+            sys::fd::dup_onto(null.as_raw_fd(), number)?;
+        }
+        close_others(kept)?;
+        for capability in 0..=setup.last_capability {
+            sys::privilege::drop_bounding(capability)?;
+        }
+        sys::privilege::clear_ambient()?;
+        sys::privilege::lock_securebits()?;
+        // Yama asks for it where it lets only parents trace; and a tenant that
+        // is not dumpable could not be read without.
+        sys::privilege::keep_trace_capability()?;
+        sys::privilege::no_new_privs()?;
+        sys::privilege::set_name(c"gosandbox-brok")?;
+        sys::seccomp::install(&setup.filter)
+    });
+    broker.serve()
+}
+
+impl Broker {
+    /// Every descriptor that it goes on to use.
+    fn descriptors(&self) -> Vec<RawFd> {
+        let mut all = vec![
+            self.listener.as_raw_fd(),
+            self.words.fd().as_raw_fd(),
+            self.procfs.as_fd().as_raw_fd(),
+        ];
+        all.extend(self.doors.iter().map(|door| door.fd.as_raw_fd()));
+        all.extend(self.unix.iter().map(|door| door.directory.as_raw_fd()));
+        all
+    }
+}
+
+/// Closes everything above stdio that is not among `kept`: the supervisor's
+/// descriptors, of which this process is a copy.
+fn close_others(mut kept: Vec<RawFd>) -> Result<(), Errno> {
+    kept.sort_unstable();
+    let mut from = 3;
+    for fd in kept.into_iter().map(RawFd::unsigned_abs).filter(|&fd| fd >= 3) {
+        sys::fd::close_between(from, fd.saturating_sub(1))?;
+        from = fd + 1;
+    }
+    sys::fd::close_from(from)
+}
+
+fn unix_door(path: &std::path::Path) -> Result<UnixDoor, Errno> {
+    let directory = path.parent().ok_or(Errno::ENOTDIR)?;
+    let name = path.file_name().unwrap_or(OsStr::new("")).as_bytes().to_vec();
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let directory = open(directory, flags, Mode::empty())?;
+    Ok(UnixDoor { path: path.as_os_str().as_bytes().to_vec(), directory, name })
+}
+
+/// EPIPE where the other end of the channel is closed.
+fn still_there(channel: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut fds = [PollFd::new(channel, PollFlags::empty())];
+    poll(&mut fds, PollTimeout::ZERO)?;
+    match fds[0].any() {
+        Some(false) => Ok(()),
+        _ => Err(Errno::EPIPE),
+    }
+}
+
+struct Given {
+    listener: OwnedFd,
+    root: OwnedFd,
+    cookie: u64,
+}
+
+/// Waits for what init gives. Where init ends without, the supervisor knows why
+/// and ends this too.
+fn receive(channel: &OwnedFd) -> Result<Given, Errno> {
+    let mut bytes = [0; 8];
+    let mut space = nix::cmsg_space!([RawFd; 3]);
+    let mut parts = [std::io::IoSliceMut::new(&mut bytes)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(channel.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
+    let length = message.bytes;
+    let mut fds = Vec::new();
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(list) = control {
+            fds.extend(list);
+        }
+    }
+    if length == 0 {
+        loop {
+            _ = poll(&mut [], PollTimeout::NONE);
+        }
+    }
+    let mut fds = fds.into_iter().map(sys::fd::adopt);
+    match (length, fds.next(), fds.next()) {
+        (8, Some(listener), Some(root)) => {
+            Ok(Given { listener: listener?, root: root?, cookie: u64::from_ne_bytes(bytes) })
+        }
+        _ => Err(Errno::EBADMSG),
+    }
+}

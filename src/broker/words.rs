@@ -1,0 +1,134 @@
+//! What the broker tells the supervisor: one message a time, each a kind and,
+//! for some, a line of text. The supervisor shows the text and never reads it.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{MsgFlags, send};
+
+/// The tenant listens on a declared listener.
+pub(crate) const LISTENING: u8 = 0x10;
+/// A line for people follows.
+pub(crate) const LINE: u8 = 0x11;
+/// Longest line.
+pub(crate) const LONGEST_LINE: usize = 400;
+
+/// The broker's end of the channel, and what was said on it already.
+pub(super) struct Words {
+    channel: OwnedFd,
+    said: BTreeSet<String>,
+    dropped: u64,
+    next: Instant,
+    burst: u32,
+    listening: bool,
+}
+
+/// How many different lines are told apart.
+const MOST_SAID: usize = 256;
+/// How many lines may be said at once, and how often one more.
+const BURST: u32 = 20;
+const EVERY: Duration = Duration::from_secs(10);
+
+impl Words {
+    pub(super) fn new(channel: OwnedFd, now: Instant) -> Self {
+        Self {
+            channel,
+            said: BTreeSet::new(),
+            dropped: 0,
+            next: now,
+            burst: BURST,
+            listening: false,
+        }
+    }
+
+    /// Readable when the supervisor is gone.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+
+    /// The tenant listens. Told once.
+    pub(super) fn listening(&mut self) {
+        if !self.listening {
+            self.listening = true;
+            self.send(LISTENING, "");
+        }
+    }
+
+    /// Says `line` once; a tenant that makes up ever new lines is cut short, and
+    /// how many were left out is said with the next.
+    pub(super) fn say(&mut self, line: String, now: Instant) {
+        if self.said.contains(&line) {
+            return;
+        }
+        if now >= self.next {
+            let earned = (now - self.next).as_secs() / EVERY.as_secs();
+            self.burst =
+                self.burst.saturating_add(u32::try_from(earned).unwrap_or(BURST)).min(BURST);
+            self.next = now;
+        }
+        if self.burst == 0 {
+            self.dropped += 1;
+            return;
+        }
+        self.burst -= 1;
+        let mut text = line.clone();
+        if self.dropped > 0 {
+            text.push_str(&format!(" ({} other lines of the broker were left out)", self.dropped));
+            self.dropped = 0;
+        }
+        self.send(LINE, &text);
+        if self.said.len() >= MOST_SAID {
+            self.said.clear();
+        }
+        self.said.insert(line);
+    }
+
+    /// Not waited for: a supervisor that is busy misses a line.
+    fn send(&self, kind: u8, text: &str) {
+        let mut bytes = vec![kind];
+        bytes.extend(text.bytes().take(LONGEST_LINE));
+        _ = send(self.channel.as_raw_fd(), &bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, recv, socketpair};
+
+    fn heard(channel: &OwnedFd) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut bytes = [0; 512];
+        while let Ok(length @ 1..) = recv(channel.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT) {
+            assert!(bytes[0] == LINE || bytes[0] == LISTENING);
+            lines.push(String::from_utf8(bytes[1..length].to_vec()).unwrap());
+        }
+        lines
+    }
+
+    #[test]
+    fn a_line_is_said_once_and_a_flood_is_counted() {
+        let kind = SockType::SeqPacket;
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, kind, None, SockFlag::empty()).unwrap();
+        let now = Instant::now();
+        let mut words = Words::new(theirs, now);
+        words.listening();
+        words.listening();
+        for _ in 0..10 {
+            words.say("the same".to_owned(), now);
+        }
+        assert_eq!(heard(&ours), ["", "the same"]);
+        for n in 0..1000 {
+            words.say(format!("line {n}"), now);
+        }
+        assert_eq!(heard(&ours).len(), 19);
+        let later = now + Duration::from_secs(30);
+        words.say("x".repeat(1000), later);
+        let lines = heard(&ours);
+        assert_eq!((lines.len(), lines[0].len()), (1, LONGEST_LINE));
+        words.say("after".to_owned(), later);
+        assert_eq!(heard(&ours), ["after"], "the count went with the line before");
+    }
+}
