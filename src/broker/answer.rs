@@ -15,7 +15,7 @@ use domain::rdata::{A, Aaaa, Cname};
 use super::dns::{Kind, MAX_TTL, Query};
 
 /// The most addresses taken out of one answer.
-pub const MAX_ADDRESSES: usize = 32;
+pub(super) const MAX_ADDRESSES: usize = 32;
 /// The names of one answer, the asked one included. Resolvers give up at about
 /// as many.
 const MAX_CHAIN: usize = 16;
@@ -24,7 +24,7 @@ type Owner<'a> = ParsedName<&'a [u8]>;
 
 /// Why a message from a resolver gives no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Bad {
+pub(super) enum Bad {
     /// Late, forged, or not DNS at all: the answer may still come.
     #[error("not the answer to this query")]
     NotOurs,
@@ -42,16 +42,16 @@ impl From<ParseError> for Bad {
 
 /// What a resolver knows about a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub(super) struct Answer {
     /// Addresses of the asked kind with their time to live in seconds, at most
     /// [`MAX_ADDRESSES`]. Any address may be in here, those of this host and its
     /// networks too: whoever connects has to look.
-    pub addresses: Vec<(IpAddr, u32)>,
+    pub(super) addresses: Vec<(IpAddr, u32)>,
     /// `false`: no such name (NXDOMAIN). Without addresses and `true`: the name
     /// has records of other types only.
-    pub exists: bool,
+    pub(super) exists: bool,
     /// There is more, which did not fit in the message (TC).
-    pub truncated: bool,
+    pub(super) truncated: bool,
 }
 
 impl Query {
@@ -68,7 +68,7 @@ impl Query {
     /// [`Bad::NotOurs`] unless it is a response with this id and question,
     /// otherwise [`Bad::Failed`] unless it is NOERROR or NXDOMAIN and readable,
     /// with aliases that come to an end.
-    pub fn read_answer(&self, id: u16, bytes: &[u8]) -> Result<Answer, Bad> {
+    pub(super) fn read_answer(&self, id: u16, bytes: &[u8]) -> Result<Answer, Bad> {
         let message = Message::from_slice(bytes).map_err(|_| Bad::NotOurs)?;
         let header = message.header();
         let asked = message.sole_question().map_err(|_| Bad::NotOurs)?;

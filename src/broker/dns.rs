@@ -21,10 +21,10 @@ use domain::rdata::{A, Aaaa};
 
 /// Longest reply in bytes: what a client without EDNS takes (RFC 1035, 4.2.1).
 /// Those with EDNS get no more either, so that a reply is never a large one.
-pub const MAX_REPLY: usize = 512;
+pub(super) const MAX_REPLY: usize = 512;
 /// The size in bytes of UDP messages that we say we take (RFC 6891, 6.2.3); it
 /// passes every link without being cut in pieces.
-pub const UDP_SIZE: u16 = 1232;
+pub(super) const UDP_SIZE: u16 = 1232;
 
 /// An OPT record without options: root name, type, size, rcode and flags, length.
 const OPT_LEN: usize = 11;
@@ -39,7 +39,7 @@ type Buffer = StaticCompressor<Array<MAX_REPLY>>;
 
 /// What kind of record is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(super) enum Kind {
     /// IPv4 addresses.
     A,
     /// IPv6 addresses (RFC 3596).
@@ -50,40 +50,36 @@ pub enum Kind {
 
 /// A code to refuse with (RFC 1035, 4.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Code {
+pub(super) enum Code {
     /// There is no such name.
     NxDomain,
     /// It could not be found out.
     ServFail,
-    /// It is not allowed.
-    Refused,
 }
 
 /// A query that is not one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed DNS query")]
-pub struct Malformed {
+pub(super) struct Malformed {
     /// What to send back: FORMERR, NOTIMP or BADVERS, of at most 23 bytes.
     /// `None` where there was no header, or that of a response: two servers that
     /// answer each other's answers would not stop.
-    pub reply: Option<Vec<u8>>,
+    pub(super) reply: Option<Vec<u8>>,
 }
 
 /// What a tenant asks.
 #[derive(Clone, Debug)]
-pub struct Query {
-    /// Chosen by the client, and expected in the reply.
-    pub id: u16,
+pub(super) struct Query {
     /// In lower case, without a trailing dot; empty for the root. At most 253
     /// letters, digits, `-`, `_`, and dots.
-    pub name: String,
+    pub(super) name: String,
     /// Which records.
-    pub kind: Kind,
+    pub(super) kind: Kind,
     /// The largest UDP message in bytes that the client takes, as it was sent:
     /// less than 512 means 512 (RFC 6891, 6.2.3). `None` without EDNS.
-    pub udp_size: Option<u16>,
+    pub(super) udp_size: Option<u16>,
     /// Repeated in the reply: id, opcode, RD.
-    header: Header,
+    pub(super) header: Header,
     /// With the name in the case that the client wrote: it may compare
     /// (draft-vixie-dnsext-dns0x20).
     pub(super) question: Question<Name<Vec<u8>>>,
@@ -96,7 +92,7 @@ impl Query {
     /// [`Malformed`] unless it is a standard query with exactly one question, of
     /// class IN, for a name of letters, digits, `-` and `_`, with no records but
     /// additional ones, and with EDNS version 0 or none.
-    pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
         let message = Message::from_slice(bytes).map_err(|_| Malformed { reply: None })?;
         let header = message.header();
         if header.qr() {
@@ -130,7 +126,6 @@ impl Query {
             _ => Kind::Other,
         };
         Ok(Self {
-            id: header.id(),
             name: text(&name).ok_or(FORMERR)?,
             kind,
             udp_size: udp_size(message)?,
@@ -142,7 +137,7 @@ impl Query {
     /// The query to send to a resolver, with the id it has to answer with. The
     /// id and the port it is sent from are all that keeps forgers out, so both
     /// should be random.
-    pub fn upstream(&self, id: u16) -> Vec<u8> {
+    pub(super) fn upstream(&self, id: u16) -> Vec<u8> {
         // Of 512 bytes, header, question and OPT take 12 + 259 + 11 at most, so
         // neither this nor the replies below can fail.
         self.compose_upstream(id).unwrap_or_default()
@@ -167,17 +162,16 @@ impl Query {
     /// last ones if not all fit: without a word, since TC would make the client
     /// ask again by TCP. An empty list says that there are records of other
     /// types only (NODATA, RFC 2308, 2.2).
-    pub fn reply(&self, addresses: &[(IpAddr, u32)]) -> Vec<u8> {
+    pub(super) fn reply(&self, addresses: &[(IpAddr, u32)]) -> Vec<u8> {
         self.compose_reply(OptRcode::NOERROR, addresses).unwrap_or_default()
     }
 
     /// The reply that says why there are no addresses, of at most [`MAX_REPLY`]
     /// bytes.
-    pub fn refuse(&self, code: Code) -> Vec<u8> {
+    pub(super) fn refuse(&self, code: Code) -> Vec<u8> {
         let code = match code {
             Code::NxDomain => OptRcode::NXDOMAIN,
             Code::ServFail => OptRcode::SERVFAIL,
-            Code::Refused => OptRcode::REFUSED,
         };
         self.compose_reply(code, &[]).unwrap_or_default()
     }

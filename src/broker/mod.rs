@@ -13,16 +13,21 @@
 //! broker's without forbidding its init to mount.
 
 mod address;
+mod answer;
 mod caller;
 mod calls;
+mod dns;
 mod egress;
 mod local;
+mod resolver;
 mod serve;
 mod words;
 
+pub(crate) use resolver::{NAME_SERVER, upstream};
 pub(crate) use words::{LINE, LISTENING, LONGEST_LINE};
 
 use std::ffi::OsStr;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Instant;
@@ -35,6 +40,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, chroot, fchdir, setresgid, setresuid};
 
 use self::caller::Procfs;
+use self::resolver::Resolver;
 use self::serve::{Broker, Pace};
 use self::words::Words;
 use crate::plan::Step;
@@ -69,21 +75,30 @@ pub(crate) struct Setup {
     pub(crate) doors: Vec<Door>,
     /// The policy's.
     pub(crate) egress: Vec<Egress>,
+    /// The host's resolvers, where a name is listed.
+    pub(crate) resolvers: Vec<SocketAddr>,
     /// The highest capability of this kernel.
     pub(crate) last_capability: u8,
     /// What it may call.
     pub(crate) filter: Vec<Instruction>,
 }
 
-/// What init gives to the broker: the filter's listener and a descriptor of the
-/// tenant's root, with the cookie of its network namespace as the bytes.
+/// What init gives to the broker: the filter's listener, a descriptor of the
+/// tenant's root, the socket of its name server where there is one, and the
+/// cookie of its network namespace.
 pub(crate) fn hand_over(
     channel: BorrowedFd<'_>,
     listener: RawFd,
     root: BorrowedFd<'_>,
+    names: Option<BorrowedFd<'_>>,
     cookie: u64,
 ) -> Result<(), Errno> {
-    sys::fd::send_with(channel, &cookie.to_ne_bytes(), &[listener, root.as_raw_fd()])
+    let mut fds = [listener, root.as_raw_fd(), -1];
+    let count = names.map_or(2, |names| {
+        fds[2] = names.as_raw_fd();
+        3
+    });
+    sys::fd::send_with(channel, &cookie.to_ne_bytes(), &fds[..count])
 }
 
 /// The broker: child of the supervisor, on a copy of its memory, still with its
@@ -150,6 +165,7 @@ pub(crate) fn run(setup: Setup, user_namespace: &OwnedFd, words: OwnedFd, handov
         doors: setup.doors,
         unix,
         egress: egress::Rules::new(setup.egress),
+        resolver: given.names.map(|names| Resolver::new(names, setup.resolvers)),
         own_devices,
         pending: Vec::new(),
         pace: Pace::new(Instant::now()),
@@ -185,6 +201,7 @@ impl Broker {
             self.words.fd().as_raw_fd(),
             self.procfs.as_fd().as_raw_fd(),
         ];
+        all.extend(self.resolver.iter().map(|resolver| resolver.inside().as_raw_fd()));
         all.extend(self.doors.iter().map(|door| door.fd.as_raw_fd()));
         all.extend(self.unix.iter().map(|door| door.directory.as_raw_fd()));
         all
@@ -224,6 +241,7 @@ fn still_there(channel: BorrowedFd<'_>) -> Result<(), Errno> {
 struct Given {
     listener: OwnedFd,
     root: OwnedFd,
+    names: Option<OwnedFd>,
     cookie: u64,
 }
 
@@ -250,7 +268,9 @@ fn receive(channel: &OwnedFd) -> Result<Given, Errno> {
     let mut fds = fds.into_iter().map(sys::fd::adopt);
     match (length, fds.next(), fds.next()) {
         (8, Some(listener), Some(root)) => {
-            Ok(Given { listener: listener?, root: root?, cookie: u64::from_ne_bytes(bytes) })
+            let names = fds.next().transpose()?;
+            let cookie = u64::from_ne_bytes(bytes);
+            Ok(Given { listener: listener?, root: root?, names, cookie })
         }
         _ => Err(Errno::EBADMSG),
     }

@@ -16,6 +16,7 @@ use nix::sys::time::TimeSpec;
 
 use super::caller::{Caller, Procfs, Socket};
 use super::egress::Rules;
+use super::resolver::Resolver;
 use super::words::Words;
 use super::{Door, UnixDoor, calls};
 use crate::sys::notify::{self, Notification};
@@ -41,6 +42,8 @@ pub(super) struct Broker {
     pub(super) egress: Rules,
     /// The file systems that only the tenant writes to: st_dev.
     pub(super) own_devices: Vec<u64>,
+    /// The tenant's name server, where a name is listed.
+    pub(super) resolver: Option<Resolver>,
     /// Calls that wait.
     pub(super) pending: Vec<Pending>,
     /// How many calls are answered a second.
@@ -132,6 +135,7 @@ impl Broker {
             // The last process with the filter is gone.
             open &= !ready.hung_up;
             self.progress(&ready.sockets);
+            self.resolve(&ready.names);
             if ready.call {
                 match self.pace.take(Instant::now()) {
                     Ok(()) => self.one(),
@@ -148,6 +152,8 @@ impl Broker {
         if listens {
             fds.push(PollFd::new(self.listener.as_fd(), read));
         }
+        let names = fds.len();
+        fds.extend(self.resolver.iter().flat_map(Resolver::fds).map(|fd| PollFd::new(fd, read)));
         let first = fds.len();
         for pending in &self.pending {
             let flags = match pending.then {
@@ -157,7 +163,13 @@ impl Broker {
             fds.push(PollFd::new(pending.socket.as_fd(), flags));
         }
         let now = Instant::now();
-        let next = self.pending.iter().map(|p| p.deadline.saturating_duration_since(now)).min();
+        let next = self
+            .pending
+            .iter()
+            .map(|pending| pending.deadline)
+            .chain(self.resolver.as_ref().and_then(Resolver::deadline))
+            .map(|deadline| deadline.saturating_duration_since(now))
+            .min();
         let sweep = (!self.pending.is_empty()).then_some(SWEEP);
         let timeout = next.into_iter().chain(sweep).chain(pause).min();
         // EINTR: every signal is blocked; ENOMEM: the next turn may have more.
@@ -168,8 +180,21 @@ impl Broker {
             supervisor_gone: !events(0).is_empty(),
             call: listens && events(1).contains(read),
             hung_up: listens && events(1).intersects(gone),
+            names: (names..first).map(|i| !events(i).is_empty()).collect(),
             sockets: (first..fds.len()).map(|i| !events(i).is_empty()).collect(),
         }
+    }
+
+    /// Looks after the tenant's questions for names.
+    fn resolve(&mut self, ready: &[bool]) {
+        let Some(resolver) = &mut self.resolver else { return };
+        let now = Instant::now();
+        // A question costs as much as a call does.
+        let mut ready = ready.to_vec();
+        if ready.first() == Some(&true) && self.pace.take(now).is_err() {
+            ready[0] = false;
+        }
+        resolver.progress(&ready, &mut self.egress, &mut self.words, now);
     }
 
     /// Looks after the calls that wait: `ready` says for each whether its
@@ -280,6 +305,7 @@ struct Ready {
     supervisor_gone: bool,
     call: bool,
     hung_up: bool,
+    names: Vec<bool>,
     sockets: Vec<bool>,
 }
 

@@ -156,7 +156,7 @@ fn explain(plan: &Plan, failure: Failure) -> StartError {
             plan.rlimits.get(index).map(|l| l.resource.label().to_owned()).unwrap_or_default()
         }
         Step::BrokerSources => {
-            let rule = plan.broker.as_ref().and_then(|egress| egress.get(index));
+            let rule = plan.broker.as_ref().and_then(|broker| broker.egress.get(index));
             rule.map_or("/proc".to_owned(), ToString::to_string)
         }
         Step::Workdir => plan.workdir.display().to_string(),

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use caps::{CapSet, Capability};
 
 use crate::plan::{HostFacts, PathFact, PathKind, StdinFact, system_paths};
-use crate::policy::Policy;
+use crate::policy::{Egress, Policy};
 use crate::value::{HostGid, HostUid, Tenant};
 
 /// Where the machine's files are.
@@ -120,6 +120,11 @@ pub fn read(
         can_scope: systemd_booted(roots) && (privileged || user_manager()),
         paths,
         timezone: timezone(&roots.etc),
+        resolvers: if policy.network.egress.value.iter().any(Egress::is_name) {
+            crate::broker::upstream(&read_text(&roots.etc.join("resolv.conf"))?)
+        } else {
+            Vec::new()
+        },
         stdin: stdin().map_err(|e| HostError::new("stdin", e))?,
         inherited: inherited::read()?,
         environment: passed(&policy.process.env_pass.value),

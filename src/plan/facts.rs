@@ -2,7 +2,7 @@
 //! the plan is a pure function of it. Reading is done by `host` and `golang`.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::value::{HostGid, HostUid};
@@ -35,6 +35,8 @@ pub struct HostFacts {
     pub paths: BTreeMap<PathBuf, PathFact>,
     /// Time zone of the host, from /etc/localtime.
     pub timezone: Option<String>,
+    /// The resolvers of /etc/resolv.conf, where the policy lists a name.
+    pub resolvers: Vec<IpAddr>,
     /// What gosandbox's stdin is.
     pub stdin: StdinFact,
     /// Sockets inherited from systemd.

@@ -22,6 +22,7 @@ pub use rootfs::{Access, MountOp, system_paths};
 pub use step::{Actor, Step};
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -53,7 +54,7 @@ pub struct Plan {
     /// Whose network.
     pub network: NetworkMode,
     /// What the broker lets out, where there is one: the filter asks about calls.
-    pub broker: Option<Vec<Egress>>,
+    pub broker: Option<BrokerPlan>,
     /// What the root file system is made of, in order.
     pub rootfs: Vec<MountOp>,
     /// Soft and hard limits by name.
@@ -73,6 +74,22 @@ pub struct Plan {
     pub missing: Vec<String>,
     /// Things worth knowing that are no loss of protection.
     pub notes: Vec<String>,
+}
+
+/// What a broker lets out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerPlan {
+    /// Where to.
+    pub egress: Vec<Egress>,
+    /// Who is asked for names, where one is listed.
+    pub resolvers: Vec<SocketAddr>,
+}
+
+impl BrokerPlan {
+    /// Whether names are listed, so that the tenant gets a name server.
+    pub fn has_names(&self) -> bool {
+        self.egress.iter().any(Egress::is_name)
+    }
 }
 
 /// Where the tenant's cgroups would go: the part of [`resolve`] that a question

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::{Access, CgroupPlan, IdentityKind, MountOp, PathKind, Plan, Stdin, Step};
+use super::{Access, BrokerPlan, CgroupPlan, IdentityKind, MountOp, PathKind, Plan, Stdin, Step};
 use crate::policy::{Egress, NetworkMode};
 
 /// One step of the plan, in words.
@@ -102,11 +102,9 @@ impl Plan {
             | Step::BrokerSources
             | Step::BrokerAwait
             | Step::BrokerRoot
-            | Step::BrokerLock => self
-                .broker
-                .as_ref()
-                .map(|egress| self.broker_actions(step, egress))
-                .unwrap_or_default(),
+            | Step::BrokerLock => {
+                self.broker.as_ref().map(|b| self.broker_actions(step, b)).unwrap_or_default()
+            }
             Step::AwaitIdMap => vec!["until the maps are written".to_owned()],
             Step::Ids => vec![format!("uid and gid {0}", self.identity.inside)],
             Step::DeathSignal => vec!["SIGKILL when the supervisor ends".to_owned()],
@@ -122,6 +120,9 @@ impl Plan {
             Step::PivotRoot => vec!["the old root is detached".to_owned()],
             Step::ReadOnlyRoot => vec!["/ read-only, noexec".to_owned()],
             Step::Loopback => match self.network {
+                NetworkMode::Private if self.broker.as_ref().is_some_and(BrokerPlan::has_names) => {
+                    vec!["lo up, nothing else; the broker's name server at 127.0.0.1".to_owned()]
+                }
                 NetworkMode::Private => vec!["lo up, nothing else".to_owned()],
                 NetworkMode::Host => Vec::new(),
             },
@@ -179,7 +180,8 @@ impl Plan {
             .collect()
     }
 
-    fn broker_actions(&self, step: Step, egress: &[Egress]) -> Vec<String> {
+    fn broker_actions(&self, step: Step, broker: &BrokerPlan) -> Vec<String> {
+        let egress = &broker.egress;
         let one = |text: &str| vec![text.to_owned()];
         match step {
             Step::Broker => {
@@ -209,6 +211,11 @@ impl Plan {
                 let mut actions =
                     vec![format!("CAP_SYS_PTRACE over the tenant, a filter of {calls} calls")];
                 actions.extend(egress.iter().map(|rule| format!("lets out to {rule}")));
+                if broker.has_names() {
+                    let resolvers: Vec<_> =
+                        broker.resolvers.iter().map(|r| r.ip().to_string()).collect();
+                    actions.push(format!("answers for names, asking {}", resolvers.join(", ")));
+                }
                 if egress.is_empty() {
                     actions.push("lets nothing out".to_owned());
                 }

@@ -1,14 +1,15 @@
 //! Policy + facts → plan: the pure function.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::{
-    BinaryFacts, HostFacts, Identity, IdentityKind, InheritedAddress, ListenerPlan, Plan,
-    PlanError, Resource, Rlimit, Stdin, StdinFact, Step, cgroup, rootfs,
+    BinaryFacts, BrokerPlan, HostFacts, Identity, IdentityKind, InheritedAddress, ListenerPlan,
+    Plan, PlanError, Resource, Rlimit, Stdin, StdinFact, Step, cgroup, rootfs,
 };
 use crate::golang;
-use crate::policy::{Address, Egress, Listener, MaxProcs, MemLimit, NetworkMode, Policy};
+use crate::policy::{Address, Listener, MaxProcs, MemLimit, NetworkMode, Policy};
 use crate::seccomp;
 use crate::value::{HostGid, NsId, Tenant};
 
@@ -90,7 +91,7 @@ pub fn resolve(
         stdin,
         listeners,
         network: policy.network.mode.value,
-        broker: broker(policy, &rules)?,
+        broker: broker(policy, &rules, host)?,
         rootfs,
         rlimits,
         raise_open_files,
@@ -104,7 +105,11 @@ pub fn resolve(
 }
 
 /// What a broker is to let out, where the rules ask one.
-fn broker(policy: &Policy, rules: &seccomp::Rules) -> Result<Option<Vec<Egress>>, PlanError> {
+fn broker(
+    policy: &Policy,
+    rules: &seccomp::Rules,
+    host: &HostFacts,
+) -> Result<Option<BrokerPlan>, PlanError> {
     let egress = &policy.network.egress.value;
     let asks = rules.asked().next().is_some();
     if !egress.is_empty() && !asks {
@@ -115,7 +120,15 @@ fn broker(policy: &Policy, rules: &seccomp::Rules) -> Result<Option<Vec<Egress>>
         };
         return Err(PlanError::new(Step::Broker, format!("egress: {why}")));
     }
-    Ok(asks.then(|| egress.clone()))
+    let resolvers = host.resolvers.iter().map(|&ip| SocketAddr::new(ip, 53)).collect();
+    let plan = BrokerPlan { egress: egress.clone(), resolvers };
+    if plan.has_names() && plan.resolvers.is_empty() {
+        return Err(PlanError::new(
+            Step::Broker,
+            "egress: /etc/resolv.conf names no resolver that could be asked for names (add one, or list addresses)",
+        ));
+    }
+    Ok(asks.then_some(plan))
 }
 
 /// Limits under which nothing could start, or that mean something else to the

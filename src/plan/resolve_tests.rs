@@ -43,6 +43,7 @@ fn host() -> HostFacts {
             file("/usr/share/zoneinfo", PathKind::Directory),
         ]),
         timezone: Some("Europe/Berlin".into()),
+        resolvers: Vec::new(),
         stdin: StdinFact::Ordinary,
         inherited: Vec::new(),
         environment: BTreeMap::new(),

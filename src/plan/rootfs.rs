@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{HostFacts, Identity, PathFact, PathKind, PlanError, Step};
-use crate::policy::{Bind, NetworkMode, Policy};
+use crate::policy::{Bind, Egress, NetworkMode, Policy};
 use crate::value::{ByteSize, Tenant};
 
 /// One thing that is made in the new root.
@@ -175,7 +175,7 @@ pub(super) fn resolve(
             .iter()
             .any(|op| matches!(op, MountOp::Bind { target, .. } if target == Path::new(path)))
     };
-    for (path, text) in etc_files(tenant, identity) {
+    for (path, text) in etc_files(tenant, identity, policy) {
         if !bound(path) {
             ops.push(MountOp::File(PathBuf::from(path), text));
         }
@@ -220,17 +220,26 @@ fn directory(path: &Path, made: &mut Vec<PathBuf>, ops: &mut Vec<MountOp>) {
 }
 
 /// The files of /etc that a Go server reads, each as small as it can be.
-fn etc_files(tenant: &Tenant, identity: Identity) -> Vec<(&'static str, String)> {
+fn etc_files(tenant: &Tenant, identity: Identity, policy: &Policy) -> Vec<(&'static str, String)> {
     let id = identity.inside;
     vec![
         ("/etc/passwd", format!("app:x:{id}:{id}:{tenant}:/tmp:/nonexistent\n")),
         ("/etc/group", format!("app:x:{id}:\n")),
         ("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n".to_owned()),
         ("/etc/hosts", format!("127.0.0.1 localhost {tenant}\n::1 localhost ip6-localhost\n")),
-        // An empty file would send Go's resolver to 127.0.0.1, which is right:
-        // nothing answers there, at once. A comment says why it is empty.
-        ("/etc/resolv.conf", "# no name server: this tenant has a network of its own\n".to_owned()),
+        ("/etc/resolv.conf", resolv_conf(policy).to_owned()),
     ]
+}
+
+/// Where a name is listed the broker answers at 127.0.0.1. Where none is, an
+/// empty file would send Go's resolver there too, which is right: nothing
+/// answers, at once. A comment says why it is empty.
+fn resolv_conf(policy: &Policy) -> &'static str {
+    if policy.network.egress.value.iter().any(Egress::is_name) {
+        "nameserver 127.0.0.1\n"
+    } else {
+        "# no name server: this tenant has a network of its own\n"
+    }
 }
 
 /// The binds in the order of their targets, so that an outer one comes before

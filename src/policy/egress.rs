@@ -138,6 +138,13 @@ impl fmt::Display for NameRule {
     }
 }
 
+impl Egress {
+    /// Whether it has to be looked up.
+    pub fn is_name(&self) -> bool {
+        matches!(self, Self::Name(..))
+    }
+}
+
 impl fmt::Display for Egress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -14,7 +14,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::setrlimit;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, socket};
 use nix::sys::stat::{Mode, fstat, mkdirat, umask};
 use nix::unistd::{
     Gid, Uid, chdir, pivot_root, read, setresgid, setresuid, setsid, symlinkat, write,
@@ -76,12 +76,19 @@ pub(super) fn init(p: &mut Prepared, channels: &Channels) -> ! {
 
     // By which the broker will know the sockets that were born here.
     let mut cookie = 0;
+    let mut names = None;
     if p.private_network {
         cookie = seq.take(Step::Loopback, 0, || {
             let any =
                 socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
             sys::net::loopback_up(any.as_fd())?;
-            sys::net::namespace_cookie(any.as_fd())
+            if p.names {
+                // Here, because a port below 1024 takes a capability.
+                bind(any.as_raw_fd(), &SockaddrIn::from(broker::NAME_SERVER))?;
+            }
+            let cookie = sys::net::namespace_cookie(any.as_fd())?;
+            names = p.names.then_some(any);
+            Ok(cookie)
         });
     }
 
@@ -167,7 +174,8 @@ pub(super) fn init(p: &mut Prepared, channels: &Channels) -> ! {
     if let (Some(handover), Some(listener)) = (&channels.handover, side.listener) {
         seq.take(Step::Handover, 0, || {
             let root = open(c"/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
-            broker::hand_over(handover.as_fd(), listener, root.as_fd(), cookie)
+            let names = names.as_ref().map(AsFd::as_fd);
+            broker::hand_over(handover.as_fd(), listener, root.as_fd(), names, cookie)
         });
     }
 

@@ -14,8 +14,10 @@ use super::StartError;
 use crate::broker;
 use crate::cgroup::Instance;
 use crate::listen::Socket;
-use crate::plan::{Access, IdentityKind, MountOp, PathKind, Plan, Resource, Stdin, Step};
-use crate::policy::{Egress, NetworkMode};
+use crate::plan::{
+    Access, BrokerPlan, IdentityKind, MountOp, PathKind, Plan, Resource, Stdin, Step,
+};
+use crate::policy::NetworkMode;
 use crate::seccomp::{Arch, broker_filter, compile, init_filter};
 use crate::sys::mount::{self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
 use crate::sys::process::{Stack, StringArray};
@@ -91,6 +93,8 @@ pub struct Prepared {
     pub(super) filter: Vec<Instruction>,
     /// Whether the filter asks the broker about calls.
     pub(super) asks: bool,
+    /// Whether the broker answers for names.
+    pub(super) names: bool,
     pub(super) init_filter: Vec<Instruction>,
     /// Copies above the numbers that the tenant's will have.
     pub(super) listeners: Vec<OwnedFd>,
@@ -153,6 +157,7 @@ impl Prepared {
             workdir: path(&plan.workdir),
             filter: compile(&plan.rules, Arch::native()),
             asks: plan.broker.is_some(),
+            names: plan.broker.as_ref().is_some_and(BrokerPlan::has_names),
             init_filter: init_filter()
                 .map_err(|_| fail(Step::InitLock, "seccomp", Errno::EINVAL))?,
             listeners,
@@ -167,12 +172,16 @@ impl Prepared {
                 }
             },
             stack: Some(Stack::new()),
-            broker: plan.broker.as_ref().map(|egress| broker(plan, egress, sockets)).transpose()?,
+            broker: plan.broker.as_ref().map(|asked| broker(plan, asked, sockets)).transpose()?,
         })
     }
 }
 
-fn broker(plan: &Plan, egress: &[Egress], sockets: &[Socket]) -> Result<broker::Setup, StartError> {
+fn broker(
+    plan: &Plan,
+    asked: &BrokerPlan,
+    sockets: &[Socket],
+) -> Result<broker::Setup, StartError> {
     let fail = |object: &str, errno| StartError::new(&plan.tenant, Step::Broker, object, errno);
     let door = |socket: &Socket| {
         let fd = socket.fd.try_clone().map_err(|e| fail("", io_errno(&e)))?;
@@ -181,7 +190,8 @@ fn broker(plan: &Plan, egress: &[Egress], sockets: &[Socket]) -> Result<broker::
     Ok(broker::Setup {
         inside: plan.identity.inside.0,
         doors: sockets.iter().map(door).collect::<Result<_, _>>()?,
-        egress: egress.to_vec(),
+        egress: asked.egress.clone(),
+        resolvers: asked.resolvers.clone(),
         last_capability: last_capability().map_err(|e| fail("/proc/sys/kernel/cap_last_cap", e))?,
         filter: broker_filter().map_err(|_| fail("seccomp", Errno::EINVAL))?,
     })

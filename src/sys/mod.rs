@@ -19,6 +19,14 @@ pub mod signal;
 
 use nix::errno::Errno;
 
+/// Two random bytes: getrandom(2).
+pub fn random() -> Result<u16, Errno> {
+    let mut value = [0u8; 2];
+    // SAFETY: the pointer and length are of `value`, which outlives the call.
+    check(unsafe { libc::syscall(libc::SYS_getrandom, value.as_mut_ptr(), value.len(), 0u32) })?;
+    Ok(u16::from_ne_bytes(value))
+}
+
 /// Turns the return value of a raw system call into a `Result`.
 fn check(ret: libc::c_long) -> Result<libc::c_long, Errno> {
     if ret < 0 { Err(Errno::last()) } else { Ok(ret) }
