@@ -40,6 +40,7 @@ fn findings(roots: &Roots) -> Vec<Finding> {
         Finding { facility: "kernel", result: kernel(roots) },
         Finding { facility: "user namespaces", result: user_namespaces(roots) },
         Finding { facility: "seccomp", result: seccomp(roots, "errno", "CONFIG_SECCOMP_FILTER") },
+        Finding { facility: "broker", result: broker(roots) },
     ];
     match facts(roots) {
         Ok(facts) => {
@@ -56,16 +57,41 @@ fn findings(roots: &Roots) -> Vec<Finding> {
 
 /// cgroup.kill came with 5.14.
 fn kernel(roots: &Roots) -> Result<String, String> {
-    let path = roots.proc.join("sys/kernel/osrelease");
-    let release = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let release = release.trim();
-    let mut numbers = release.split(['.', '-']).map(|n| n.parse::<u32>().unwrap_or(0));
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let (version, release) = release(roots)?;
     if version >= (5, 14) {
         Ok(format!("Linux {release} (5.14 is needed)"))
     } else {
         Err(format!("Linux {release}: boot 5.14 or later"))
     }
+}
+
+/// The kernel's version, and how it calls itself.
+fn release(roots: &Roots) -> Result<((u32, u32), String), String> {
+    let path = roots.proc.join("sys/kernel/osrelease");
+    let release = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let release = release.trim();
+    let mut numbers = release.split(['.', '-']).map(|n| n.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    Ok((version, release.to_owned()))
+}
+
+/// What a tenant with a network of its own needs: notifications that wait
+/// through signals, Linux 5.19, and tracing, which Yama can forbid to all
+/// (Documentation/admin-guide/LSM/Yama.rst, ptrace_scope 3).
+fn broker(roots: &Roots) -> Result<String, String> {
+    let scope = std::fs::read_to_string(roots.proc.join("sys/kernel/yama/ptrace_scope"));
+    if scope.is_ok_and(|scope| scope.trim() == "3") {
+        return Err(
+            "kernel.yama.ptrace_scope is 3: boot with 2 at most, or write network = \"host\""
+                .to_owned(),
+        );
+    }
+    seccomp(roots, "user_notif", "boot 5.19 or later, or write network = \"host\"")?;
+    let (version, release) = release(roots)?;
+    if version < (5, 19) {
+        return Err(format!("Linux {release}: boot 5.19 or later, or write network = \"host\""));
+    }
+    Ok("binds and connections of private networks".to_owned())
 }
 
 /// The switches that distributions put in front of them.

@@ -18,7 +18,7 @@ use crate::plan::{CgroupPlan, IdentityKind, Plan, Step};
 use crate::policy::Address;
 use crate::report::Failure;
 use crate::spawn::{self, Prepared, StartError};
-use crate::supervise::{End, Kill, Outcome, Signals, Watchdog, supervise};
+use crate::supervise::{End, Kill, Lifecycle, Outcome, Signals, Watchdog, supervise};
 use crate::sys::process::Exit;
 use crate::value::Tenant;
 
@@ -84,7 +84,8 @@ fn start_and_watch(known: &Known) -> Result<Outcome, StartError> {
     let notifier = Notifier::new(std::env::var_os("NOTIFY_SOCKET"));
     let variable = |name: &str| std::env::var(name).ok();
     let watchdog = Watchdog::new(notify::watchdog(variable, std::process::id()));
-    let outcome = supervise(&mut running, &mut signals, &notifier, plan.grace, watchdog)
+    let life = Lifecycle { grace: plan.grace, ready: plan.ready };
+    let outcome = supervise(&mut running, &mut signals, &notifier, life, watchdog)
         .map_err(|e| fail(Step::State, "poll", errno(&e)))?;
     match outcome.end {
         End::Failed(failure) | End::Killed(Kill::Failed(failure)) => Err(explain(plan, failure)),

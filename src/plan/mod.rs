@@ -26,7 +26,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::policy::{Egress, Listener, NetworkMode, Policy};
+use crate::policy::{Egress, Listener, NetworkMode, Policy, Ready};
 use crate::seccomp::Rules;
 use crate::value::{HostGid, HostUid, NsId, Tenant};
 
@@ -67,6 +67,8 @@ pub struct Plan {
     pub rules: Rules,
     /// Time between SIGTERM and the forced end.
     pub grace: Duration,
+    /// When the service manager is told that it is up.
+    pub ready: Ready,
     /// oom_score_adj is raised to 0: a protected supervisor's tenant is not
     /// protected.
     pub reset_oom_score: bool,

@@ -9,7 +9,7 @@ use super::{
     Plan, PlanError, Resource, Rlimit, Stdin, StdinFact, Step, cgroup, rootfs,
 };
 use crate::golang;
-use crate::policy::{Address, Listener, MaxProcs, MemLimit, NetworkMode, Policy};
+use crate::policy::{Address, Listener, MaxProcs, MemLimit, NetworkMode, Policy, Ready};
 use crate::seccomp;
 use crate::value::{HostGid, NsId, Tenant};
 
@@ -80,6 +80,7 @@ pub fn resolve(
     argv.extend(policy.process.args.value.iter().map(OsString::from));
     argv.extend(args.iter().cloned());
 
+    let ready = ready(policy, &listeners, &rules)?;
     Ok(Plan {
         tenant: tenant.clone(),
         identity,
@@ -98,10 +99,28 @@ pub fn resolve(
         cgroup,
         rules,
         grace: policy.lifecycle.grace.value.0,
+        ready,
         reset_oom_score: host.oom_score_adj < 0,
         missing,
         notes,
     })
+}
+
+/// Whoever waits for a tenant to listen has to hear of it.
+fn ready(
+    policy: &Policy,
+    listeners: &[ListenerPlan],
+    rules: &seccomp::Rules,
+) -> Result<Ready, PlanError> {
+    let ready = policy.lifecycle.ready.value;
+    let heard = rules.asked().any(|call| call == "listen") && !listeners.is_empty();
+    if ready == Ready::Listen && !heard {
+        return Err(PlanError::new(
+            Step::Listen,
+            "lifecycle.ready = \"listen\": there is no declared listener in a private network to wait for (declare one, or write \"exec\")",
+        ));
+    }
+    Ok(ready)
 }
 
 /// What a broker is to let out, where the rules ask one.

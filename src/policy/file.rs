@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{Bind, Egress, Environment, Listener, MaxProcs, MemLimit, Need, NetworkMode};
+use super::{Bind, Egress, Environment, Listener, MaxProcs, MemLimit, Need, NetworkMode, Ready};
 use crate::value::{ByteSize, CpuQuota, Span};
 
 /// A policy file, or one layer of flags or environment variables.
@@ -123,6 +123,8 @@ pub struct SyscallsFile {
 pub struct LifecycleFile {
     /// Time between SIGTERM and the forced end.
     pub grace: Option<Span>,
+    /// When the tenant counts as started.
+    pub ready: Option<Ready>,
 }
 
 /// `[require]`: which protections must be had.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::{
-    Bind, Egress, Environment, Listener, MaxProcs, MemLimit, Need, NetworkMode, PolicyFile,
+    Bind, Egress, Environment, Listener, MaxProcs, MemLimit, Need, NetworkMode, PolicyFile, Ready,
 };
 use crate::value::{ByteSize, CpuQuota, Span};
 
@@ -180,6 +180,7 @@ settings! {
         deny: Vec<String> = Vec::new();
     }
     lifecycle {
+        ready: Ready = Ready::Exec;
         grace: Span = Span(std::time::Duration::from_secs(30));
     }
     require {
@@ -211,6 +212,7 @@ replaced! {
     CpuQuota => |v| v.to_string();
     Span => |v| v.to_string();
     NetworkMode => |v| format!("{v:?}").to_lowercase();
+    Ready => |v| format!("{v:?}").to_lowercase();
     Need => |v| match v { Need::Strict => "strict".into(), Need::BestEffort => "best-effort".into() };
     MemLimit => |v| match v { MemLimit::Auto => "auto".into(), MemLimit::Off => "off".into(), MemLimit::Given(size) => size.to_string() };
     MaxProcs => |v| match v { MaxProcs::Auto => "auto".into(), MaxProcs::Off => "off".into(), MaxProcs::Given(n) => n.to_string() };

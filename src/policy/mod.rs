@@ -101,6 +101,16 @@ impl FromStr for NetworkMode {
     }
 }
 
+/// When a tenant counts as started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ready {
+    /// As soon as the binary runs.
+    Exec,
+    /// When it first listens on a declared listener.
+    Listen,
+}
+
 /// Whether a protection has to be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

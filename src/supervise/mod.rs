@@ -6,4 +6,4 @@ mod run;
 mod state;
 
 pub use run::{Outcome, Signals, Watchdog, supervise};
-pub use state::{Action, End, Event, Kill, State, next};
+pub use state::{Action, End, Event, Kill, Lifecycle, State, next};

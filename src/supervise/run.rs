@@ -12,7 +12,7 @@ use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
 use super::relay::{Overflow, Relay};
-use super::state::{Action, End, Event, State, next};
+use super::state::{Action, End, Event, Lifecycle, State, next};
 use crate::observe::notify::Notifier;
 use crate::observe::sink::{Sink, say};
 use crate::spawn::{Running, Setup, Word};
@@ -91,7 +91,7 @@ pub fn supervise(
     running: &mut Running,
     signals: &mut Signals,
     notifier: &Notifier,
-    grace: Duration,
+    life: Lifecycle,
     mut watchdog: Watchdog,
 ) -> io::Result<Outcome> {
     let mut relays = relays(running)?;
@@ -115,7 +115,7 @@ pub fn supervise(
         watchdog.feed(now, notifier);
         let due = state.deadline().is_some_and(|deadline| now >= deadline);
         for event in happened.into_iter().chain(due.then_some(Event::Deadline)) {
-            let (after, actions) = next(state, event, Instant::now(), grace);
+            let (after, actions) = next(state, event, Instant::now(), life);
             state = after;
             for action in actions {
                 perform(action, running, notifier);
@@ -213,7 +213,7 @@ fn words(running: &Running) -> Vec<Event> {
     while let Some(word) = broker.read() {
         match word {
             Word::Failed(failure) => events.push(Event::BrokerFailed(failure)),
-            Word::Listening => {}
+            Word::Listening => events.push(Event::Listening),
             Word::Line(line) => {
                 say(format_args!("tenant {}: {}", running.tenant, crate::value::escape(&line)));
             }

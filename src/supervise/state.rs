@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::policy::Ready;
 use crate::report::Failure;
 use crate::sys::process::Exit;
 
@@ -68,6 +69,8 @@ pub enum End {
 pub enum Event {
     /// The binary runs.
     Started,
+    /// It listens on a declared listener. Comes once.
+    Listening,
     /// A set-up step failed.
     SetupFailed(Failure),
     /// Init says how the app ended.
@@ -112,12 +115,21 @@ impl State {
     }
 }
 
-/// The state after `event` at `now`, and what has to be done. `grace` is the
-/// time between SIGTERM and the forced end.
-pub fn next(state: State, event: Event, now: Instant, grace: Duration) -> (State, Vec<Action>) {
+/// What the policy says of a tenant's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifecycle {
+    /// Time between SIGTERM and the forced end.
+    pub grace: Duration,
+    /// When the service manager is told that it is up.
+    pub ready: Ready,
+}
+
+/// The state after `event` at `now`, and what has to be done.
+pub fn next(state: State, event: Event, now: Instant, life: Lifecycle) -> (State, Vec<Action>) {
     use Action::{Forward, KillAll, NotifyReady, NotifyStopping};
     use Event::{
-        AppExited, BrokerFailed, BrokerGone, Deadline, InitGone, SetupFailed, Signal, Started,
+        AppExited, BrokerFailed, BrokerGone, Deadline, InitGone, Listening, SetupFailed, Signal,
+        Started,
     };
     use libc::{SIGCONT, SIGINT, SIGTERM};
 
@@ -129,7 +141,10 @@ pub fn next(state: State, event: Event, now: Instant, grace: Duration) -> (State
     let kill = |why| (State::Killing { why }, vec![KillAll]);
     match state {
         State::Starting => match event {
-            Started => (State::Running, vec![NotifyReady]),
+            Started if life.ready == Ready::Exec => (State::Running, vec![NotifyReady]),
+            Started => (State::Running, vec![]),
+            // It listens already, and init is late with the word that it runs.
+            Listening if life.ready == Ready::Listen => (State::Running, vec![NotifyReady]),
             SetupFailed(failure) => (State::Failing { failure }, vec![]),
             // It ran and ended so fast that this comes first.
             AppExited(exit) => (State::Exiting { exit }, vec![]),
@@ -138,18 +153,19 @@ pub fn next(state: State, event: Event, now: Instant, grace: Duration) -> (State
             BrokerGone => kill(Kill::NoBroker),
             // Nor killed at once here: the binary may run already, since init
             // may be late with the word of it. Init holds signals until it does.
-            Signal(SIGTERM | SIGINT) => stop(now + grace),
+            Signal(SIGTERM | SIGINT) => stop(now + life.grace),
             Signal(signal) => (state, vec![Forward(signal)]),
-            Deadline => stay,
+            Listening | Deadline => stay,
         },
         State::Running => match event {
             AppExited(exit) => (State::Exiting { exit }, vec![]),
             InitGone => (State::Ended(End::Lost), vec![]),
             BrokerFailed(failure) => kill(Kill::Failed(failure)),
             BrokerGone => kill(Kill::NoBroker),
-            Signal(SIGTERM | SIGINT) => stop(now + grace),
+            Signal(SIGTERM | SIGINT) => stop(now + life.grace),
             Signal(signal) => (state, vec![Forward(signal)]),
-            Started | SetupFailed(_) | Deadline => stay,
+            Listening if life.ready == Ready::Listen => (state, vec![NotifyReady]),
+            Started | Listening | SetupFailed(_) | Deadline => stay,
         },
         State::Stopping { .. } => match event {
             AppExited(exit) => (State::Exiting { exit }, vec![]),
@@ -159,28 +175,29 @@ pub fn next(state: State, event: Event, now: Instant, grace: Duration) -> (State
             SetupFailed(failure) => (State::Failing { failure }, vec![]),
             // Asked twice by hand: at once.
             Signal(SIGINT) | Deadline => kill(Kill::Forced),
-            Signal(SIGTERM) | Started => stay,
+            Signal(SIGTERM) | Started | Listening => stay,
             Signal(signal) => (state, vec![Forward(signal)]),
         },
         State::Killing { why } => match event {
             InitGone => (State::Ended(End::Killed(why)), vec![]),
             // Its last word before SIGKILL came: it ended by itself.
             AppExited(exit) => (State::Exiting { exit }, vec![]),
-            Started | SetupFailed(_) | BrokerFailed(_) | BrokerGone | Signal(_) | Deadline => stay,
+            Started | Listening | SetupFailed(_) | BrokerFailed(_) | BrokerGone | Signal(_)
+            | Deadline => stay,
         },
         State::Exiting { exit } => match event {
             InitGone => (State::Ended(End::App(exit)), vec![]),
-            Started | SetupFailed(_) | AppExited(_) | BrokerFailed(_) | BrokerGone | Signal(_)
-            | Deadline => stay,
+            Started | Listening | SetupFailed(_) | AppExited(_) | BrokerFailed(_) | BrokerGone
+            | Signal(_) | Deadline => stay,
         },
         State::Failing { failure } => match event {
             InitGone => (State::Ended(End::Failed(failure)), vec![]),
-            Started | SetupFailed(_) | AppExited(_) | BrokerFailed(_) | BrokerGone | Signal(_)
-            | Deadline => stay,
+            Started | Listening | SetupFailed(_) | AppExited(_) | BrokerFailed(_) | BrokerGone
+            | Signal(_) | Deadline => stay,
         },
         State::Ended(_) => match event {
-            Started | SetupFailed(_) | AppExited(_) | InitGone | BrokerFailed(_) | BrokerGone
-            | Signal(_) | Deadline => stay,
+            Started | Listening | SetupFailed(_) | AppExited(_) | InitGone | BrokerFailed(_)
+            | BrokerGone | Signal(_) | Deadline => stay,
         },
     }
 }

@@ -7,6 +7,8 @@ use super::*;
 use crate::plan::Step;
 
 const GRACE: Duration = Duration::from_secs(30);
+const LIFE: Lifecycle = Lifecycle { grace: GRACE, ready: Ready::Exec };
+const PATIENT: Lifecycle = Lifecycle { grace: GRACE, ready: Ready::Listen };
 
 fn failure() -> Failure {
     Failure { step: Step::Proc, errno: Errno::EPERM, object: 0 }
@@ -15,6 +17,7 @@ fn failure() -> Failure {
 fn events() -> Vec<Event> {
     vec![
         Event::Started,
+        Event::Listening,
         Event::SetupFailed(failure()),
         Event::AppExited(Exit::Code(3)),
         Event::InitGone,
@@ -53,6 +56,7 @@ fn the_table() {
             State::Starting,
             vec![
                 (State::Running, vec![Action::NotifyReady]),
+                stay(State::Starting),
                 (failing, none()),
                 (exiting, none()),
                 (lost, none()),
@@ -69,6 +73,7 @@ fn the_table() {
             vec![
                 stay(State::Running),
                 stay(State::Running),
+                stay(State::Running),
                 (exiting, none()),
                 (lost, none()),
                 (failed, kill.clone()),
@@ -82,6 +87,7 @@ fn the_table() {
         (
             stopping,
             vec![
+                stay(stopping),
                 stay(stopping),
                 (failing, none()),
                 (exiting, none()),
@@ -97,6 +103,7 @@ fn the_table() {
         (
             forced,
             vec![
+                stay(forced),
                 stay(forced),
                 stay(forced),
                 (exiting, none()),
@@ -115,6 +122,7 @@ fn the_table() {
                 stay(exiting),
                 stay(exiting),
                 stay(exiting),
+                stay(exiting),
                 (ended(End::App(exit)), none()),
                 stay(exiting),
                 stay(exiting),
@@ -130,6 +138,7 @@ fn the_table() {
                 stay(failing),
                 stay(failing),
                 stay(failing),
+                stay(failing),
                 (ended(End::Failed(failure())), none()),
                 stay(failing),
                 stay(failing),
@@ -139,12 +148,12 @@ fn the_table() {
                 stay(failing),
             ],
         ),
-        (lost, (0..10).map(|_| stay(lost)).collect()),
+        (lost, (0..11).map(|_| stay(lost)).collect()),
     ];
     for (state, row) in table {
         assert_eq!(row.len(), events().len());
         for (event, expected) in events().into_iter().zip(row) {
-            assert_eq!(next(state, event, now, GRACE), expected, "{state:?} × {event:?}");
+            assert_eq!(next(state, event, now, LIFE), expected, "{state:?} × {event:?}");
         }
     }
 }
@@ -155,7 +164,7 @@ fn every_other_signal_is_the_tenants() {
     for signal in [SIGHUP, SIGUSR1, SIGWINCH, libc::SIGQUIT, libc::SIGUSR2] {
         for state in [State::Starting, State::Running, State::Stopping { deadline: now }] {
             assert_eq!(
-                next(state, Event::Signal(signal), now, GRACE),
+                next(state, Event::Signal(signal), now, LIFE),
                 (state, vec![Action::Forward(signal)])
             );
         }
@@ -172,7 +181,7 @@ fn no_order_of_events_leads_back() {
     while index < reached.len() {
         let state = reached[index];
         for event in events() {
-            let (after, actions) = next(state, event, now, GRACE);
+            let (after, actions) = next(state, event, now, LIFE);
             if matches!(
                 state,
                 State::Killing { .. }
@@ -194,6 +203,20 @@ fn no_order_of_events_leads_back() {
     }
     // From everywhere, the end of init is the end.
     for state in reached {
-        assert!(matches!(next(state, Event::InitGone, now, GRACE).0, State::Ended(_)), "{state:?}");
+        assert!(matches!(next(state, Event::InitGone, now, LIFE).0, State::Ended(_)), "{state:?}");
     }
+}
+
+#[test]
+fn who_waits_for_it_to_listen_is_told_then() {
+    let now = Instant::now();
+    let running = (State::Running, vec![]);
+    let told = (State::Running, vec![Action::NotifyReady]);
+    assert_eq!(next(State::Starting, Event::Started, now, PATIENT), running);
+    assert_eq!(next(State::Running, Event::Listening, now, PATIENT), told);
+    // The broker was faster than init.
+    assert_eq!(next(State::Starting, Event::Listening, now, PATIENT), told);
+    assert_eq!(next(State::Running, Event::Started, now, PATIENT), running);
+    let stopping = State::Stopping { deadline: now };
+    assert_eq!(next(stopping, Event::Listening, now, PATIENT), (stopping, vec![]));
 }
