@@ -44,6 +44,11 @@ impl CgroupError {
 /// The name of the one instance that there is at a time.
 const INSTANCE: &str = "1";
 
+/// Where the broker lives: under the tenant's limits, since what it does is for
+/// the tenant, and the sockets that it makes are charged where it is. Not in the
+/// instance, which may be frozen while a call of its waits for an answer.
+const BROKER: &str = "broker";
+
 /// How long leftovers of a dead supervisor may take to vanish. They were killed
 /// with it; this is for the kernel to finish.
 const LEFTOVER_DEADLINE: Duration = Duration::from_secs(5);
@@ -55,6 +60,8 @@ pub struct Instance {
     path: PathBuf,
     dir: File,
     kill: File,
+    /// Whether the tenant's cgroup limits anything.
+    limited: bool,
 }
 
 /// Makes the tenant's cgroup with its limits and an instance in it. What an
@@ -126,6 +133,7 @@ fn instance(spec: &CgroupSpec, tenant: &Path) -> Result<Instance, CgroupError> {
     }
     Ok(Instance {
         tenant: tenant.to_owned(),
+        limited: !spec.controllers.is_empty(),
         dir: open(&path, false).map_err(cleanup)?,
         kill: open(&path.join("cgroup.kill"), true).map_err(cleanup)?,
         path,
@@ -141,6 +149,20 @@ impl Instance {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Makes the broker's cgroup, for it to be born in. `None` where nothing is
+    /// limited.
+    ///
+    /// # Errors
+    /// [`CgroupError`]
+    pub fn for_broker(&self) -> Result<Option<File>, CgroupError> {
+        if !self.limited {
+            return Ok(None);
+        }
+        let path = self.tenant.join(BROKER);
+        make(&path)?;
+        File::open(&path).map(Some).map_err(CgroupError::at(&path))
     }
 
     /// Kills every process in it, at once: cgroup.kill, Linux 5.14.
@@ -163,7 +185,10 @@ impl Drop for Instance {
     fn drop(&mut self) {
         // The processes are gone before this in every ordinary case; rmdir says
         // so. A failure leaves a cgroup that the next start clears.
-        if std::fs::remove_dir(&self.path).is_err() {
+        // The broker has been reaped before.
+        let broker = self.limited.then(|| std::fs::remove_dir(self.tenant.join(BROKER)));
+        let failed = matches!(broker, Some(Err(e)) if e.kind() != io::ErrorKind::NotFound);
+        if std::fs::remove_dir(&self.path).is_err() || failed {
             drop(remove_leftovers(&self.tenant));
         }
         drop(std::fs::remove_dir(&self.tenant));
@@ -253,7 +278,8 @@ fn remove_leftovers(tenant: &Path) -> Result<(), CgroupError> {
     let entries = std::fs::read_dir(tenant).map_err(CgroupError::at(tenant))?;
     // Only names that we give: whatever else is there is somebody else's, and
     // then creating the instance or removing the tenant's directory fails.
-    for entry in entries.flatten().filter(|e| e.file_name() == INSTANCE) {
+    let ours = |e: &std::fs::DirEntry| e.file_name() == INSTANCE || e.file_name() == BROKER;
+    for entry in entries.flatten().filter(ours) {
         let path = entry.path();
         loop {
             match std::fs::remove_dir(&path) {

@@ -82,3 +82,19 @@ test_a_supervisor_that_is_killed_takes_its_broker_along() {
 	kill -KILL "$supervisor"
 	wait_until 10 'the broker is gone' is_gone "$broker"
 }
+
+test_what_the_broker_does_is_charged_to_its_tenant() {
+	tenant paid -- --memory 64M --listen 18135 --egress 127.0.0.1:18135 "$APPS/1.27/plain" -addr :18135
+	wait_until 20 'it listens' get 18135 /
+	dir=$(cgroup paid.service)/paid
+	is 'in its cgroup' "$(cat "$dir/broker/cgroup.procs")" "$(broker_of "$(supervisor paid)")"
+	is 'its limit is the' "$(cat "$dir/memory.max")" $((64 << 20))
+	# Sockets are charged to the cgroup of whoever makes them.
+	before=$(number "$dir/broker/memory.stat" sock)
+	at_least 'the memory of brokered sockets' "$before" 0
+	used=$(number "$dir/broker/cpu.stat" usage_usec)
+	for _ in 1 2 3; do is 'a dial' "$(get 18135 '/dial?to=127.0.0.1:18135')" ok; done
+	at_least 'its processor time' "$(number "$dir/broker/cpu.stat" usage_usec)" $((used + 1))
+	systemctl stop paid.service
+	is_missing "$dir" || fail 'its cgroup is still there'
+}

@@ -89,7 +89,7 @@ killed() {
 
 	running
 	is 'oom_kill of the new one' "$(number "$dir/acme/1/memory.events" oom_kill)" 0
-	is 'instances' "$(find "$dir/acme" -mindepth 1 -type d | wc -l)" 1
+	is 'its cgroups' "$(cd "$dir/acme" && echo */)" '1/ broker/'
 	kill -TERM "$SUPERVISOR"
 	wait_until 20 'the next one ends' is_gone "$SUPERVISOR"
 	grep_quietly drained "$WORK/log" || fail "the next one did not end by itself: $(cat "$WORK/log")"

@@ -280,7 +280,12 @@ impl Plan {
                 ));
             }
         }
-        actions.push(format!("{}, the instance below it", tenant.display()));
+        let below = if self.broker.is_some() && !spec.controllers.is_empty() {
+            "the instance and the broker"
+        } else {
+            "the instance"
+        };
+        actions.push(format!("{}, {below} below it", tenant.display()));
         let l = spec.limits;
         let limits = [
             ("memory.max", l.memory_max.map(|v| v.to_string())),

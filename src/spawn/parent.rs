@@ -1,6 +1,6 @@
 //! The supervisor's side of clone: write the id maps, say go, listen.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -34,7 +34,7 @@ pub struct Running {
     /// Failures of the set-up; ends when the tenant's binary runs.
     setup: OwnedFd,
     /// How the app ended.
-    status: std::fs::File,
+    status: File,
     /// The app's stdout and stderr, to be read without blocking.
     output: Option<[OwnedFd; 2]>,
     /// The broker, ended when this is dropped.
@@ -129,7 +129,7 @@ pub fn spawn(mut prepared: Prepared, plan: &Plan) -> Result<Running, StartError>
         pid,
         init,
         setup: ours,
-        status: std::fs::File::from(status.0),
+        status: File::from(status.0),
         output: Some([stdout.0, stderr.0]),
         broker: None,
         cgroup: prepared.cgroup.take(),
@@ -137,7 +137,12 @@ pub fn spawn(mut prepared: Prepared, plan: &Plan) -> Result<Running, StartError>
     let mapped = set_going(&running, &prepared, plan, handover).and_then(|for_broker| {
         // While init goes through its steps. The broker's signals stay blocked.
         let made = prepared.broker.take().zip(for_broker).map(|(setup, (handover, user))| {
-            make_broker(setup, &user, &handover).map_err(|e| fail(Step::Broker, "", e))
+            let cgroup = running.cgroup.as_ref().map(Instance::for_broker).transpose();
+            let cgroup = cgroup.map_err(|e| {
+                fail(Step::Broker, &e.path.display().to_string(), e.errno()).because(&e.cause)
+            })?;
+            make_broker(setup, &user, &handover, cgroup.flatten().as_ref())
+                .map_err(|e| fail(Step::Broker, "", e))
         });
         running.broker = made.transpose()?;
         Ok(())
@@ -160,9 +165,10 @@ fn make_broker(
     setup: broker::Setup,
     user_namespace: &OwnedFd,
     handover: &OwnedFd,
+    cgroup: Option<&File>,
 ) -> Result<Broker, Errno> {
     let (ours, theirs) = pair()?;
-    match sys::process::clone(0, None)? {
+    match sys::process::clone(0, cgroup.map(File::as_fd))? {
         Cloned::Child => {
             drop(ours);
             broker::run(setup, user_namespace, theirs, handover)
