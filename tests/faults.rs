@@ -106,6 +106,7 @@ const NOT_INJECTED: &[(Step, &str)] = &[
         "a call that strace answers has the number -1, for which the tenant's filter kills; a \
          binary that the tenant may not execute is tested with its life",
     ),
+    (Step::Network, "only where a policy names one; a path that is none is tested with the others"),
     (
         Step::BrokerIds,
         "init makes the same calls, the same number of them before; the sweep hits both",

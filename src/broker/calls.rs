@@ -16,7 +16,7 @@ use nix::sys::stat::{Mode, fstat};
 
 use super::address::{self, Name};
 use super::caller::{Caller, Socket, int, own_path, set_blocking};
-use super::egress::{Decision, Rules};
+use super::egress::Decision;
 use super::serve::{Broker, PATIENCE, Pending, RETRY, Then};
 use super::{UnixDoor, local};
 use crate::sys::net;
@@ -235,7 +235,7 @@ fn stream(
     if to.ip().is_loopback() || to.ip().is_unspecified() {
         return own(call, socket, bytes);
     }
-    let rule = Rules::suggestion(to);
+    let rule = broker.egress.suggestion(to);
     let why = match decision {
         Decision::Special => "a private, special or own address, which is to be listed itself: ",
         Decision::Unlisted | Decision::Allowed => "",

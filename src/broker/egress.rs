@@ -156,9 +156,16 @@ impl Rules {
         found
     }
 
-    /// The rule that would let `to` through.
-    pub(super) fn suggestion(to: SocketAddr) -> Egress {
+    /// The rule that would let `to` through: with the name that led there, where
+    /// one did and an address of its kind may be meant by a name.
+    pub(super) fn suggestion(&self, to: SocketAddr) -> Egress {
         let address = to.ip().to_canonical();
+        let pin = self.pins.iter().find(|pin| pin.address == address);
+        if let Some(Egress::Name(name, _)) = pin.and_then(|pin| self.rules.get(pin.rule))
+            && !is_special(address)
+        {
+            return Egress::Name(name.clone(), Port::One(to.port()));
+        }
         let network = match address {
             IpAddr::V4(v4) => Network::v4(v4.octets(), 32),
             IpAddr::V6(v6) => Network::v6(v6.segments(), 128),
@@ -315,10 +322,21 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_led_there_is_suggested_for_another_port() {
+        let mut r = rules(&["*.example.com:443"]);
+        let now = Instant::now();
+        r.pin("api.example.com", "192.0.2.1".parse().unwrap(), Duration::ZERO, now);
+        r.pin("api.example.com", "10.0.0.1".parse().unwrap(), Duration::ZERO, now);
+        let text = |to: &str| r.suggestion(to.parse().unwrap()).to_string();
+        assert_eq!(text("192.0.2.1:80"), "*.example.com:80");
+        assert_eq!(text("10.0.0.1:80"), "10.0.0.1:80");
+    }
+
+    #[test]
     fn the_suggestion_is_a_rule_that_allows() {
         for to in ["192.0.2.1:80", "[2001:db8::1]:443", "[::ffff:10.0.0.1]:5432", "127.0.0.1:80"] {
             let to: SocketAddr = to.parse().unwrap();
-            let text = Rules::suggestion(to).to_string();
+            let text = rules(&[]).suggestion(to).to_string();
             let mut r = rules(&[&text]);
             assert_eq!(r.decide(to, Instant::now(), |_| true), Decision::Allowed, "{text}");
         }

@@ -43,7 +43,7 @@ pub struct TenantOptions {
     /// What it may connect to: HOST:PORT or unix:PATH
     #[arg(long, value_name = "HOST:PORT")]
     egress: Vec<Egress>,
-    /// private (its listeners and egress only) or host
+    /// private (listeners and egress only), host, ns:PATH
     #[arg(long, value_name = "MODE")]
     network: Option<NetworkMode>,
     /// memory.max, as in 512M
@@ -228,7 +228,7 @@ impl TenantOptions {
         file.go.maxprocs = self.maxprocs;
         file.filesystem.read_only = some(&self.bind_ro);
         file.filesystem.read_write = some(&self.bind);
-        file.network.mode = self.network;
+        file.network.mode.clone_from(&self.network);
         file.network.listen = some(&self.listen);
         file.network.egress = some(&self.egress);
         file.lifecycle.grace = self.grace;

@@ -16,6 +16,7 @@ use crate::observe::sink::say;
 use crate::observe::state_file::{self, State, StateFile};
 use crate::plan::{CgroupPlan, IdentityKind, Plan, Step};
 use crate::policy::Address;
+use crate::policy::NetworkMode;
 use crate::report::Failure;
 use crate::spawn::{self, Prepared, StartError};
 use crate::supervise::{End, Kill, Lifecycle, Outcome, Signals, Watchdog, supervise};
@@ -58,8 +59,20 @@ fn start_and_watch(known: &Known) -> Result<Outcome, StartError> {
     let mut signals = Signals::catch().map_err(|e| fail(Step::State, "signals", errno(&e)))?;
     let mut state = lock(plan)?;
     let binary = known.file.try_clone().map_err(|e| fail(Step::Open, "", errno(&e)))?;
-    let sockets = listen::open(&plan.listeners)
-        .map_err(|e| fail(Step::Listen, &e.address, errno(&e.cause)).because(&e.cause))?;
+    let unheard =
+        |e: listen::ListenError| fail(Step::Listen, &e.address, errno(&e.cause)).because(&e.cause);
+    let named = match &plan.network {
+        NetworkMode::Named(path) => Some(path),
+        NetworkMode::Private | NetworkMode::Host => None,
+    };
+    if let Some(path) = named {
+        listen::enter_network(path)
+            .map_err(|e| fail(Step::Network, &path.display().to_string(), errno(&e)).because(&e))?;
+    }
+    let sockets = listen::open(&plan.listeners).map_err(unheard)?;
+    if named.is_some() {
+        listen::all_of_this_network(&sockets).map_err(unheard)?;
+    }
     announce(&plan.tenant, &sockets);
     if let Some(limit) = plan.raise_open_files {
         setrlimit(Resource::RLIMIT_NOFILE, limit, limit)

@@ -93,7 +93,7 @@ pub fn read(
     };
     let sources =
         policy.filesystem.read_only.value.iter().chain(&policy.filesystem.read_write.value);
-    let system = system_paths(policy.network.mode.value)
+    let system = system_paths(&policy.network.mode.value)
         // Ours to follow: links in the system's own files are root's.
         .map(|path| (path.to_owned(), path_fact(path, false)));
     let paths = system

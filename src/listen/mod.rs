@@ -1,12 +1,14 @@
 //! Listening sockets: opened here, or taken over from systemd, and handed to
 //! the tenant.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
     self, AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike,
     SockaddrStorage, UnixAddr, setsockopt, sockopt,
@@ -50,6 +52,18 @@ impl Drop for Socket {
             drop(std::fs::remove_file(path));
         }
     }
+}
+
+/// Makes the network namespace at `path` this process's own, so that sockets are
+/// born in it and the tenant with them. A socket of another namespace would be a
+/// way into that.
+///
+/// # Errors
+/// It is no network namespace, or may not be entered: setns(2).
+pub fn enter_network(path: &Path) -> io::Result<()> {
+    let namespace = File::open(path)?;
+    setns(namespace, CloneFlags::CLONE_NEWNET)?;
+    Ok(())
 }
 
 /// Opens every socket, or takes over the inherited one, in their order.
@@ -98,6 +112,26 @@ fn one(plan: &ListenerPlan) -> Result<Socket, ListenError> {
             unix(path, *mode, group.as_deref(), &plan.listener.address).map_err(failed)
         }
     }
+}
+
+/// Makes sure that every socket was born in this network namespace: one that
+/// systemd opened elsewhere would lead there.
+///
+/// # Errors
+/// The first that was not.
+pub fn all_of_this_network(sockets: &[Socket]) -> Result<(), ListenError> {
+    let cookie = |fd: &OwnedFd| crate::sys::net::namespace_cookie(fd.as_fd());
+    for socket in sockets {
+        let failed = |cause| ListenError { address: socket.address.to_string(), cause };
+        let here = stream(AddressFamily::Unix).map_err(failed)?;
+        let same = cookie(&socket.fd).and_then(|theirs| Ok(theirs == cookie(&here)?));
+        if !same.map_err(|e| failed(e.into()))? {
+            return Err(failed(io::Error::other(
+                "opened in another network namespace (give the socket unit NetworkNamespacePath= too)",
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn got_port(mut asked: std::net::SocketAddr, got: &SockaddrStorage) -> std::net::SocketAddr {

@@ -73,6 +73,10 @@ impl Plan {
             Step::Open => {
                 vec![format!("{} is {} inside", self.binary.display(), self.exec.display())]
             }
+            Step::Network => match &self.network {
+                NetworkMode::Named(path) => vec![path.display().to_string()],
+                NetworkMode::Private | NetworkMode::Host => Vec::new(),
+            },
             Step::Listen => self.listen_actions(),
             Step::Sources
             | Step::Files
@@ -119,12 +123,12 @@ impl Plan {
             Step::Propagation => vec!["every mount private".to_owned()],
             Step::PivotRoot => vec!["the old root is detached".to_owned()],
             Step::ReadOnlyRoot => vec!["/ read-only, noexec".to_owned()],
-            Step::Loopback => match self.network {
+            Step::Loopback => match &self.network {
                 NetworkMode::Private if self.broker.as_ref().is_some_and(BrokerPlan::has_names) => {
                     vec!["lo up, nothing else; the broker's name server at 127.0.0.1".to_owned()]
                 }
                 NetworkMode::Private => vec!["lo up, nothing else".to_owned()],
-                NetworkMode::Host => Vec::new(),
+                NetworkMode::Host | NetworkMode::Named(_) => Vec::new(),
             },
             Step::Trees => match self.identity.kind {
                 IdentityKind::Caller => vec!["of every bind and device, as the caller".to_owned()],

@@ -63,7 +63,7 @@ pub fn resolve(
         &policy.syscalls.groups.value,
         &policy.syscalls.allow.value,
         &policy.syscalls.deny.value,
-        policy.network.mode.value,
+        &policy.network.mode.value,
     )
     .map_err(|message| PlanError::new(Step::Filter, message))?;
     // The filter is there before the binary is.
@@ -80,6 +80,12 @@ pub fn resolve(
     argv.extend(policy.process.args.value.iter().map(OsString::from));
     argv.extend(args.iter().cloned());
 
+    if matches!(policy.network.mode.value, NetworkMode::Named(_)) && !host.privileged {
+        return Err(PlanError::new(
+            Step::Network,
+            "only root may enter a network namespace that somebody else made (start gosandbox as root)",
+        ));
+    }
     let ready = ready(policy, &listeners, &rules)?;
     Ok(Plan {
         tenant: tenant.clone(),
@@ -91,7 +97,7 @@ pub fn resolve(
         workdir: workdir(&policy.process.workdir.value)?,
         stdin,
         listeners,
-        network: policy.network.mode.value,
+        network: policy.network.mode.value.clone(),
         broker: broker(policy, &rules, host)?,
         rootfs,
         rlimits,
@@ -132,8 +138,8 @@ fn broker(
     let egress = &policy.network.egress.value;
     let asks = rules.asked().next().is_some();
     if !egress.is_empty() && !asks {
-        let why = if policy.network.mode.value == NetworkMode::Host {
-            "with network = \"host\" nothing can be held to it (leave it out, or choose network = \"private\")"
+        let why = if policy.network.mode.value != NetworkMode::Private {
+            "only a private network can be held to it (leave it out, or choose network = \"private\")"
         } else {
             "connect is not allowed (add the group net-server)"
         };

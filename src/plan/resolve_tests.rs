@@ -129,9 +129,14 @@ fn every_shipped_policy_has_a_golden_plan() {
 fn the_plan_shows_every_step() {
     let planned = plan("[network]\nlisten = [8080]", &host()).unwrap().steps();
     let labels: Vec<_> = planned.iter().map(|s| s.step).collect();
+    // For the unprivileged alone, and for a network that is not private.
+    let absent = [Step::Trees, Step::Network];
     let expected: Vec<_> =
-        Step::ALL.iter().filter(|s| **s != Step::Trees).map(|s| s.label()).collect();
-    assert_eq!(labels, expected, "only `Trees` is for the unprivileged alone");
+        Step::ALL.iter().filter(|s| !absent.contains(s)).map(|s| s.label()).collect();
+    assert_eq!(labels, expected);
+    let named = plan("[network]\nmode = \"ns:/run/netns/acme\"", &host()).unwrap();
+    assert!(named.steps().iter().any(|s| s.step == Step::Network.label()));
+    assert_eq!(named.broker, None);
     let unprivileged = plan("[require]\ncgroup = \"best-effort\"", &laptop()).unwrap().steps();
     assert!(unprivileged.iter().any(|s| s.step == Step::Trees.label()));
 }
@@ -414,4 +419,42 @@ fn a_hard_limit_that_cannot_be_raised_is_kept_and_said() {
         super::resolve(&request(""), &host, &binary()).unwrap().raise_open_files,
         Some(65536)
     );
+}
+
+#[test]
+fn egress_that_nobody_could_hold_a_tenant_to_is_refused() {
+    let refused = |policy: &str| plan(policy, &host()).unwrap_err().to_string();
+    let error = refused("[network]\nmode = \"host\"\negress = [\"192.0.2.1:80\"]");
+    assert!(error.contains("only a private network"), "{error}");
+    let error = refused(
+        "[network]\negress = [\"192.0.2.1:80\"]\n[syscalls]\ngroups = [\"go-runtime\", \"files\", \"exec\"]",
+    );
+    assert!(error.contains("add the group net-server"), "{error}");
+    let named = "[network]\negress = [\"example.com:80\"]";
+    let error = refused(named);
+    assert!(error.contains("/etc/resolv.conf names no resolver"), "{error}");
+    let mut host = host();
+    host.resolvers.push("192.0.2.53".parse().unwrap());
+    let plan = plan(named, &host).unwrap();
+    assert!(plan.broker.as_ref().unwrap().has_names());
+    let text = plan.text();
+    assert!(text.contains("answers for names, asking 192.0.2.53"), "{text}");
+    let file = |op: &MountOp| match op {
+        MountOp::File(path, text) if path.ends_with("resolv.conf") => Some(text.clone()),
+        _ => None,
+    };
+    let resolv = plan.rootfs.iter().find_map(file).unwrap();
+    assert_eq!(resolv, "nameserver 127.0.0.1\n");
+}
+
+#[test]
+fn nobody_waits_for_a_listener_that_is_not_there() {
+    let refused = |policy: &str| plan(policy, &host()).unwrap_err().to_string();
+    let error = refused("[lifecycle]\nready = \"listen\"");
+    assert!(error.contains("no declared listener"), "{error}");
+    let error =
+        refused("[network]\nmode = \"host\"\nlisten = [8080]\n[lifecycle]\nready = \"listen\"");
+    assert!(error.contains("private network"), "{error}");
+    let plan = plan("[network]\nlisten = [8080]\n[lifecycle]\nready = \"listen\"", &host());
+    assert_eq!(plan.unwrap().ready, policy::Ready::Listen);
 }

@@ -135,15 +135,15 @@ const RESERVED: [&str; 3] = ["/proc", "/dev", "/app"];
 
 /// The host's paths that the root file system may be made of, besides those
 /// that the policy names.
-pub fn system_paths(network: NetworkMode) -> impl Iterator<Item = &'static Path> {
+pub fn system_paths(network: &NetworkMode) -> impl Iterator<Item = &'static Path> {
     SYSTEM_DATA.iter().chain(network_data(network)).map(Path::new)
 }
 
 /// A tenant in the host's network has the host's resolver and names.
-fn network_data(network: NetworkMode) -> &'static [&'static str] {
+fn network_data(network: &NetworkMode) -> &'static [&'static str] {
     match network {
         NetworkMode::Private => &[],
-        NetworkMode::Host => &NETWORK_DATA,
+        NetworkMode::Host | NetworkMode::Named(_) => &NETWORK_DATA,
     }
 }
 
@@ -246,7 +246,7 @@ fn resolv_conf(policy: &Policy) -> &'static str {
 /// what lies in it.
 fn binds(identity: Identity, policy: &Policy, host: &HostFacts) -> Result<Vec<MountOp>, PlanError> {
     let mut all: Vec<(Bind, Access)> = Vec::new();
-    for path in system_paths(policy.network.mode.value) {
+    for path in system_paths(&policy.network.mode.value) {
         if let Some(fact) = host.paths.get(path)
             && fact.kind != PathKind::Missing
         {

@@ -58,6 +58,9 @@ steps! {
         Open = "open binary";
         /// Lock the tenant's state file: one supervisor a tenant.
         State = "state";
+        /// Enter the network namespace that the policy names. Before sockets are
+        /// made, which are to be of it and of no other.
+        Network = "network namespace";
         /// Open, or take over, the listening sockets.
         Listen = "listen";
         /// Make the cgroups and write the limits.

@@ -211,7 +211,7 @@ replaced! {
     ByteSize => |v| v.to_string();
     CpuQuota => |v| v.to_string();
     Span => |v| v.to_string();
-    NetworkMode => |v| format!("{v:?}").to_lowercase();
+    NetworkMode => |v| v.to_string();
     Ready => |v| format!("{v:?}").to_lowercase();
     Need => |v| match v { Need::Strict => "strict".into(), Need::BestEffort => "best-effort".into() };
     MemLimit => |v| match v { MemLimit::Auto => "auto".into(), MemLimit::Off => "off".into(), MemLimit::Given(size) => size.to_string() };

@@ -84,7 +84,10 @@ fn errors_name_file_line_column_and_what_was_meant() {
             "[limits]\ncpu = 0\n",
             "p.toml:2:7: cpu 0: write a number of processors from 0.01 to 4096, as in 1.5",
         ),
-        ("[network]\nmode = \"hots\"\n", "p.toml:2:8: unknown value `hots` (did you mean `host`?)"),
+        (
+            "[network]\nmode = \"hots\"\n",
+            "p.toml:2:8: network \"hots\": write private, host or ns:PATH, as in ns:/run/netns/acme",
+        ),
         ("[limits\n", "p.toml:1:8: "),
         ("[process]\nzzz = 1\n", "p.toml:2:1: unknown key `zzz`, expected one of "),
     ] {

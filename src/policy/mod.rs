@@ -81,13 +81,24 @@ impl FromStr for MaxProcs {
 }
 
 /// The tenant's network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NetworkMode {
     /// A namespace of its own with nothing in it but `lo`.
     Private,
     /// The host's. A choice that has to be written.
     Host,
+    /// A namespace that somebody else has made, by its path: ip-netns(8).
+    Named(PathBuf),
+}
+
+impl fmt::Display for NetworkMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Private => f.write_str("private"),
+            Self::Host => f.write_str("host"),
+            Self::Named(path) => write!(f, "ns:{}", path.display()),
+        }
+    }
 }
 
 impl FromStr for NetworkMode {
@@ -96,7 +107,14 @@ impl FromStr for NetworkMode {
         match text {
             "private" => Ok(Self::Private),
             "host" => Ok(Self::Host),
-            _ => Err(BadValue(format!("network {text:?}: write private or host"))),
+            _ => match text.strip_prefix("ns:") {
+                Some(path) if path.starts_with('/') && !path.contains('\0') => {
+                    Ok(Self::Named(PathBuf::from(path)))
+                }
+                _ => Err(BadValue(format!(
+                    "network {text:?}: write private, host or ns:PATH, as in ns:/run/netns/acme"
+                ))),
+            },
         }
     }
 }
@@ -360,7 +378,7 @@ macro_rules! deserialize_from_text {
         }
     )*};
 }
-deserialize_from_text!(Bind, Egress, MemLimit, MaxProcs);
+deserialize_from_text!(Bind, Egress, MemLimit, MaxProcs, NetworkMode);
 
 /// Environment variables in the order of their names.
 pub type Environment = BTreeMap<String, String>;

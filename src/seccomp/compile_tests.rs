@@ -44,7 +44,7 @@ fn shipped_rules() -> Vec<(String, Rules)> {
         let policy = policy::load(Some(name), None, Vec::new(), false).unwrap();
         for mode in [NetworkMode::Private, NetworkMode::Host] {
             let s = &policy.syscalls;
-            let rules = resolve(&s.groups.value, &s.allow.value, &s.deny.value, mode).unwrap();
+            let rules = resolve(&s.groups.value, &s.allow.value, &s.deny.value, &mode).unwrap();
             all.push((format!("{name} {mode:?}"), rules));
         }
     }

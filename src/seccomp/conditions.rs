@@ -107,11 +107,11 @@ const SOCKET_OPTIONS: [(u64, u64); 22] = [
 ];
 
 /// The answer to `name` where a policy gives it out.
-pub(super) fn verdict(name: &str, network: NetworkMode) -> Verdict {
+pub(super) fn verdict(name: &str, network: &NetworkMode) -> Verdict {
     let when = |clauses: Vec<Vec<Condition>>| Verdict::When(clauses, Otherwise::Errno(EPERM));
     let one_of =
         |argument, values: &[u64]| when(values.iter().map(|&v| vec![int(argument, v)]).collect());
-    let private = network == NetworkMode::Private;
+    let private = *network == NetworkMode::Private;
     match name {
         // New namespaces bring back every capability, inside them.
         "clone" => when(vec![vec![bits(0, CLONE_NAMESPACES, 0)]]),

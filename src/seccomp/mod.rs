@@ -98,7 +98,7 @@ pub fn resolve(
     groups: &[String],
     allow: &[String],
     deny: &[String],
-    network: NetworkMode,
+    network: &NetworkMode,
 ) -> Result<Rules, String> {
     let mut rules = Rules { calls: Vec::with_capacity(256) };
     // These lists and the groups have no call in common, as a test makes sure,
@@ -162,16 +162,16 @@ mod tests {
 
     #[test]
     fn unknown_names_are_errors_with_the_known_ones() {
-        let error = resolve(&names(&["go"]), &[], &[], NetworkMode::Private).unwrap_err();
+        let error = resolve(&names(&["go"]), &[], &[], &NetworkMode::Private).unwrap_err();
         assert!(error.contains("go-runtime"), "{error}");
-        let error = resolve(&[], &names(&["opne"]), &[], NetworkMode::Private).unwrap_err();
+        let error = resolve(&[], &names(&["opne"]), &[], &NetworkMode::Private).unwrap_err();
         assert!(error.contains("\"opne\""), "{error}");
     }
 
     #[test]
     fn what_would_open_the_sandbox_is_never_given_out() {
         for name in groups::NEVER {
-            let error = resolve(&[], &names(&[name]), &[], NetworkMode::Host).unwrap_err();
+            let error = resolve(&[], &names(&[name]), &[], &NetworkMode::Host).unwrap_err();
             assert!(error.contains("never given out"), "{error}");
         }
     }
@@ -182,7 +182,7 @@ mod tests {
             &names(&["files", "go-runtime"]),
             &names(&["openat"]),
             &names(&["openat"]),
-            NetworkMode::Private,
+            &NetworkMode::Private,
         )
         .unwrap();
         assert_eq!(*rules.get("openat").unwrap(), Verdict::Errno(1));
@@ -192,14 +192,14 @@ mod tests {
     #[test]
     fn in_a_private_network_the_broker_is_asked() {
         let groups = names(&["net-server"]);
-        let private = resolve(&groups, &[], &[], NetworkMode::Private).unwrap();
+        let private = resolve(&groups, &[], &[], &NetworkMode::Private).unwrap();
         for call in ["connect", "bind", "listen"] {
             assert_eq!(*private.get(call).unwrap(), Verdict::Ask);
         }
         // Not even by the back door of an explicit allow.
-        let forced = resolve(&groups, &names(&["connect"]), &[], NetworkMode::Private).unwrap();
+        let forced = resolve(&groups, &names(&["connect"]), &[], &NetworkMode::Private).unwrap();
         assert_eq!(*forced.get("connect").unwrap(), Verdict::Ask);
-        let host = resolve(&groups, &[], &[], NetworkMode::Host).unwrap();
+        let host = resolve(&groups, &[], &[], &NetworkMode::Host).unwrap();
         assert_eq!(*host.get("connect").unwrap(), Verdict::Allow);
         assert_eq!(host.asked().count(), 0);
     }
@@ -209,8 +209,8 @@ mod tests {
         for (name, _) in policy::shipped() {
             let policy = policy::load(Some(name), None, Vec::new(), false).unwrap();
             let s = &policy.syscalls;
-            let rules =
-                resolve(&s.groups.value, &s.allow.value, &s.deny.value, NetworkMode::Host).unwrap();
+            let rules = resolve(&s.groups.value, &s.allow.value, &s.deny.value, &NetworkMode::Host)
+                .unwrap();
             assert!(rules.allowed() <= 160, "{name}: {}", rules.allowed());
         }
     }
@@ -222,7 +222,7 @@ mod tests {
         let policy = policy::load(None, None, Vec::new(), false).unwrap();
         let s = &policy.syscalls;
         let rules =
-            resolve(&s.groups.value, &s.allow.value, &s.deny.value, NetworkMode::Host).unwrap();
+            resolve(&s.groups.value, &s.allow.value, &s.deny.value, &NetworkMode::Host).unwrap();
         let observed = include_str!("../../policies/observed.tsv");
         let calls: Vec<&str> = observed
             .lines()

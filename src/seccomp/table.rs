@@ -21,7 +21,7 @@ pub fn table() -> String {
             .calls
             .iter()
             .map(|call| {
-                let free = conditions::verdict(call, NetworkMode::Private) == Verdict::Allow;
+                let free = conditions::verdict(call, &NetworkMode::Private) == Verdict::Allow;
                 format!("{call}{}", if free { "" } else { "\\*" })
             })
             .collect();

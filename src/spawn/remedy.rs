@@ -17,6 +17,8 @@ pub fn remedy(step: Step, errno: Errno) -> Option<&'static str> {
             "a port below 1024, or a directory, needs root: let systemd open the socket, or choose another"
         }
         (Step::Listen, Errno::ENOENT) => "create the directory of the socket first",
+        (Step::Network, Errno::ENOENT) => "make it first: ip netns add",
+        (Step::Network, Errno::EINVAL) => "it is no network namespace: ip netns list shows those",
         (Step::Sources, Errno::ELOOP) => {
             "a symbolic link is in the path: write the path it leads to"
         }
