@@ -43,7 +43,7 @@ pub struct TenantOptions {
     /// What it may connect to: HOST:PORT or unix:PATH
     #[arg(long, value_name = "HOST:PORT")]
     egress: Vec<Egress>,
-    /// private (listeners and egress only), host, ns:PATH
+    /// private (listen and egress only), host, ns:PATH
     #[arg(long, value_name = "MODE")]
     network: Option<NetworkMode>,
     /// memory.max, as in 512M
