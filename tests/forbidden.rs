@@ -220,6 +220,7 @@ const BY_NETWORK: &[(&str, Answers, Answers)] = &[
     ("connect-mptcp", OWN_LOOPBACK, WORKS),
     ("connect-udp", OWN_LOOPBACK, WORKS),
     ("connect-unix", NO_WAY_OUT, WORKS),
+    ("unix-datagrams", DENIED, WORKS),
     // Sent into the empty network, where nothing answers in time.
     ("sendto-udp", &["EAGAIN", "EINTR"], WORKS),
     ("sendto-fastopen", NO_WAY_OUT, WORKS),

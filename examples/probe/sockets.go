@@ -49,6 +49,10 @@ var socketProbes = []probe{
 		address = append(address, 0)
 		return did(try(syscall.SYS_CONNECT, fd, addr(&address[0]), uintptr(length)))
 	}},
+	{name: "unix-datagrams", about: "socketpair(2) AF_UNIX SOCK_DGRAM: either end can send to any path", run: func() result {
+		pair := &[2]int32{}
+		return did(try(syscall.SYS_SOCKETPAIR, syscall.AF_UNIX, syscall.SOCK_DGRAM, 0, addr(pair)))
+	}},
 	{name: "sendto-fastopen", about: "sendto(2) with MSG_FASTOPEN on a new socket: EPERM, or the flag has got through", run: func() result {
 		return fresh(func(fd uintptr, to []byte) syscall.Errno {
 			return try(syscall.SYS_SENDTO, fd, cstr("x"), 1, msgFastopen, addr(&to[0]), uintptr(len(to)))

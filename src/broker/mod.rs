@@ -35,6 +35,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, chroot, fchdir, setresgid, setresuid};
@@ -132,15 +133,18 @@ pub(crate) fn run(setup: Setup, user_namespace: &OwnedFd, words: OwnedFd, handov
     });
 
     // By the host's paths, for the last time, and as the tenant: a directory
-    // that it may not enter is no way out for it.
+    // that it may not enter is no way out for it. Clones, because a clone has
+    // nothing above it: from the directory itself `..` would lead to the host's
+    // root, past any chroot. That takes a mount namespace of one's own.
     let mut unix = Vec::new();
+    seq.take(Step::BrokerSources, setup.egress.len(), || unshare(CloneFlags::CLONE_NEWNS));
     for (object, rule) in setup.egress.iter().enumerate() {
         if let Egress::Unix(path) = rule {
             unix.push(seq.take(Step::BrokerSources, object, || unix_door(path)));
         }
     }
     let procfs = seq.take(Step::BrokerSources, setup.egress.len(), || {
-        open(c"/proc", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+        sys::mount::clone_tree(libc::AT_FDCWD, c"/proc", true)
     });
     let null = seq.take(Step::BrokerSources, setup.egress.len(), || {
         open(c"/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
@@ -225,6 +229,7 @@ fn unix_door(path: &std::path::Path) -> Result<UnixDoor, Errno> {
     let name = path.file_name().unwrap_or(OsStr::new("")).as_bytes().to_vec();
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let directory = open(directory, flags, Mode::empty())?;
+    let directory = sys::mount::clone_tree(directory.as_raw_fd(), c"", true)?;
     Ok(UnixDoor { path: path.as_os_str().as_bytes().to_vec(), directory, name })
 }
 

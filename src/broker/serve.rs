@@ -293,7 +293,8 @@ impl Broker {
             && self.doors.iter().any(|door| match &door.address {
                 crate::policy::Address::Tcp(at) => {
                     let ip = at.ip().to_canonical();
-                    at.port() == to.port() && (ip == to.ip() || ip.is_unspecified())
+                    let every = ip.is_unspecified() && ip.is_ipv4() == to.is_ipv4();
+                    at.port() == to.port() && (ip == to.ip() || every)
                 }
                 crate::policy::Address::Unix { .. } => false,
             })

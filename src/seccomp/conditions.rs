@@ -144,6 +144,12 @@ pub(super) fn verdict(name: &str, network: &NetworkMode) -> Verdict {
             }
             when(clauses)
         }
+        // Not datagrams either: one of a pair can send to any path.
+        "socketpair" if private => when(
+            [SOCK_STREAM, SOCK_SEQPACKET]
+                .map(|kind| vec![int(0, AF_UNIX), bits(1, SOCK_TYPE, kind)])
+                .to_vec(),
+        ),
         "socketpair" => one_of(0, &[AF_UNIX]),
         // A passed socket keeps the network namespace it was born in: connect,
         // even to AF_UNSPEC first, would lead back into the host's, and an

@@ -96,7 +96,7 @@ pub fn supervise(
 ) -> io::Result<Outcome> {
     let mut relays = relays(running)?;
     let mut state = State::Starting;
-    let mut open = Open { setup: true, status: true, broker: true };
+    let mut open = Open { setup: true, status: true, broker: true, lines: Lines::new() };
     loop {
         let happened = match wait(
             running,
@@ -147,11 +147,12 @@ fn relays(running: &mut Running) -> io::Result<[Relay; 2]> {
 }
 
 /// Which of the channels are still open. One that has ended polls ready for
-/// ever, so it is left out.
+/// ever, so it is left out. And how much is still shown of one.
 struct Open {
     setup: bool,
     status: bool,
     broker: bool,
+    lines: Lines,
 }
 
 /// What can become ready.
@@ -186,10 +187,10 @@ fn wait(
             Source::Status => events.extend(status(running, open)),
             Source::Output(n) => relays[n].fill(),
             Source::OwnOutput(n) => relays[n].flush(),
-            Source::Words => events.extend(words(running)),
+            Source::Words => events.extend(words(running, &mut open.lines)),
             Source::Broker => {
                 // What it said last says more than that it is gone.
-                events.extend(words(running));
+                events.extend(words(running, &mut open.lines));
                 open.broker = false;
                 events.push(Event::BrokerGone);
             }
@@ -206,20 +207,46 @@ fn wait(
     Ok(events)
 }
 
-/// What the broker says; its lines are shown here.
-fn words(running: &Running) -> Vec<Event> {
+/// What the broker says; its lines are shown here. A few at a time and not more
+/// than so many a minute: it was close to hostile bytes, and may no longer be
+/// what it was.
+fn words(running: &Running, lines: &mut Lines) -> Vec<Event> {
     let mut events = Vec::new();
     let Some(broker) = &running.broker else { return events };
-    while let Some(word) = broker.read() {
+    for word in std::iter::from_fn(|| broker.read()).take(16) {
         match word {
             Word::Failed(failure) => events.push(Event::BrokerFailed(failure)),
             Word::Listening => events.push(Event::Listening),
-            Word::Line(line) => {
+            Word::Line(line) if lines.take(Instant::now()) => {
                 say(format_args!("tenant {}: {}", running.tenant, crate::value::escape(&line)));
             }
+            Word::Line(_) => {}
         }
     }
     events
+}
+
+/// How many lines of the broker's are shown.
+struct Lines {
+    left: u32,
+    since: Instant,
+}
+
+impl Lines {
+    const A_MINUTE: u32 = 60;
+
+    fn new() -> Self {
+        Self { left: Self::A_MINUTE, since: Instant::now() }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.since) >= Duration::from_secs(60) {
+            *self = Self { left: Self::A_MINUTE, since: now };
+        }
+        let some = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        some
+    }
 }
 
 fn setup(running: &Running, open: &mut Open) -> io::Result<Option<Event>> {
