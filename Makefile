@@ -12,7 +12,7 @@ help: ## this list
 
 .PHONY: demo
 demo: build ## build all, run an example tenant, show what it can and cannot do
-	@examples/build $(GO) web probe whoami
+	@examples/build $(GO) web plain probe whoami
 	@examples/demo $(BIN)
 
 .PHONY: test
