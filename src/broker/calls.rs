@@ -12,10 +12,10 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::sys::socket::{Backlog, Shutdown, getpeername, listen, shutdown};
-use nix::sys::stat::{Mode, fstat};
+use nix::sys::stat::{Mode, SFlag, fstat};
 
 use super::address::{self, Name};
-use super::caller::{Caller, Socket, int, own_path, set_blocking};
+use super::caller::{Caller, Procfs, Socket, int, own_path, set_blocking};
 use super::egress::Decision;
 use super::serve::{Broker, PATIENCE, Pending, RETRY, Then};
 use super::{UnixDoor, local};
@@ -208,8 +208,9 @@ fn later(call: &Notification, socket: OwnedFd, then: Then) -> Answer {
 }
 
 fn retry(call: &Notification, socket: OwnedFd) -> Answer {
-    let then = Then::Retry { call: Box::new(*call) };
-    Answer::Later(Pending { id: call.id, socket, then, deadline: Instant::now() + RETRY })
+    let since = Instant::now();
+    let then = Then::Retry { call: Box::new(*call), since, pause: RETRY };
+    Answer::Later(Pending { id: call.id, socket, then, deadline: since + RETRY })
 }
 
 /// A TCP or MPTCP connection: outside where the policy lists it, inside where it
@@ -261,7 +262,10 @@ const COPIED: [(i32, i32); 8] = [
 /// A socket of the host's network like the caller's, not blocking.
 fn new_socket(like: &Socket) -> Result<OwnedFd, Errno> {
     let kind = like.kind | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-    let fd = net::socket(like.domain, kind, like.protocol)?;
+    // Not MPTCP, whatever the caller has: the far end could announce addresses
+    // that nobody listed, and the host's kernel would connect to them.
+    let protocol = if is_inet(like.domain) { libc::IPPROTO_TCP } else { like.protocol };
+    let fd = net::socket(like.domain, kind, protocol)?;
     if is_inet(like.domain) {
         for (level, name) in COPIED {
             // The longest is a timeval.
@@ -315,7 +319,7 @@ fn unix(
 ) -> Result<Answer, Errno> {
     if let Some(door) = broker.unix.iter().find(|door| door.path == path) {
         let outside = new_socket(&socket)?;
-        let connected = door.connect(&outside);
+        let connected = door.connect(&broker.procfs, &outside);
         return hand_over(broker, call, &socket, outside, connected);
     }
     let name = Name::Path(path.to_vec());
@@ -324,8 +328,9 @@ fn unix(
     })?;
     if !broker.own_devices.contains(&fstat(&found)?.st_dev) {
         let shown = String::from_utf8_lossy(path);
+        let rule = format!("unix:{shown}");
         broker.words.say(
-            format!("connect to {shown} denied: to allow it, add egress = [\"unix:{shown}\"]"),
+            format!("connect to {shown} denied: to allow it, add egress = [{rule:?}]"),
             Instant::now(),
         );
         return Err(Errno::EACCES);
@@ -336,8 +341,15 @@ fn unix(
 }
 
 impl UnixDoor {
-    fn connect(&self, socket: &OwnedFd) -> Result<(), Errno> {
-        nix::unistd::fchdir(&self.directory)?;
-        net::connect(socket.as_fd(), &address::encode_path(&self.name))
+    /// To the socket of that name, and to nothing that a link of that name leads
+    /// to. By the descriptor that was looked at.
+    fn connect(&self, procfs: &Procfs, socket: &OwnedFd) -> Result<(), Errno> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let found = openat(&self.directory, self.name.as_slice(), flags, Mode::empty())?;
+        if fstat(&found)?.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFSOCK.bits() {
+            return Err(Errno::ECONNREFUSED);
+        }
+        procfs.enter()?;
+        net::connect(socket.as_fd(), &address::encode_path(own_path(&found).as_bytes()))
     }
 }

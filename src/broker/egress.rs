@@ -28,6 +28,11 @@ const SPECIAL: &[Network] = &[
     Network::v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10),
     Network::v6([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10),
     Network::v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8),
+    // Translators and tunnels with IPv4 addresses anywhere in them: local NAT64
+    // (RFC 8215), stateless translation (RFC 7915), Teredo (RFC 4380).
+    Network::v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48),
+    Network::v6([0, 0, 0, 0, 0xffff, 0, 0, 0], 96),
+    Network::v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 32),
 ];
 
 /// The answer.
@@ -107,7 +112,7 @@ impl Rules {
         &mut self,
         to: SocketAddr,
         now: Instant,
-        is_own: impl FnOnce(IpAddr) -> bool,
+        is_own: impl Fn(IpAddr) -> bool,
     ) -> Decision {
         let address = to.ip().to_canonical();
         let mut wide = false;
@@ -135,7 +140,11 @@ impl Rules {
             }
             Egress::Name(..) | Egress::Unix(_) => false,
         });
-        if (is_special(address) && !literal) || is_own(address) {
+        let inner = match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(v6) => wrapped(v6).map(IpAddr::V4),
+        };
+        if (is_special(address) && !literal) || is_own(address) || inner.is_some_and(is_own) {
             return Decision::Special;
         }
         Decision::Allowed
@@ -188,18 +197,17 @@ pub(super) fn is_special(address: IpAddr) -> bool {
 }
 
 /// The IPv4 address in an IPv6 one that a translator would lead to: NAT64 (RFC
-/// 6052, 64:ff9b::/96; RFC 8215, 64:ff9b:1::/48, of which any part may be
-/// meant, so the last 32 bits as there), 6to4 (RFC 3056, 2002::/16), and the
-/// compatible form (RFC 4291, ::/96).
+/// 6052, 64:ff9b::/96), 6to4 (RFC 3056, 2002::/16), ISATAP (RFC 5214, at the end
+/// of any prefix), and the compatible form (RFC 4291, ::/96).
 fn wrapped(v6: Ipv6Addr) -> Option<std::net::Ipv4Addr> {
     let s = v6.segments();
     let pair =
         |high: u16, low: u16| std::net::Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low));
     match s {
         [0x64, 0xff9b, 0, 0, 0, 0, high, low]
-        | [0x64, 0xff9b, 1, _, _, _, high, low]
         | [0, 0, 0, 0, 0, 0, high, low]
-        | [0x2002, high, low, ..] => Some(pair(high, low)),
+        | [0x2002, high, low, ..]
+        | [_, _, _, _, 0 | 0x200, 0x5efe, high, low] => Some(pair(high, low)),
         _ => None,
     }
 }
@@ -259,8 +267,15 @@ mod tests {
             "[::127.0.0.1]:80",
             "[64:ff9b::a9fe:a9fe]:80",
             "[64:ff9b:1::7f00:1]:80",
+            "[64:ff9b:1:1:a:0:100::]:80",
+            "[::ffff:0:10.0.0.1]:80",
+            "[2001:0:1::1]:80",
+            "[2001:db8::5efe:a9fe:a9fe]:80",
             "[2002:7f00:1::]:80",
+            // The host's own, and wrapped.
             "203.0.113.9:80",
+            "[64:ff9b::203.0.113.9]:80",
+            "[2002:cb00:7109::]:80",
         ] {
             assert_eq!(decide(&mut all, to), Decision::Special, "{to}");
         }

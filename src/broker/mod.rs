@@ -172,11 +172,15 @@ pub(crate) fn run(setup: Setup, user_namespace: &OwnedFd, words: OwnedFd, handov
         resolver: given.names.map(|names| Resolver::new(names, setup.resolvers)),
         own_devices,
         pending: Vec::new(),
-        pace: Pace::new(Instant::now()),
+        pace: Pace::of_calls(Instant::now()),
+        asking: Pace::of_names(Instant::now()),
+        swept: Instant::now(),
     };
     let kept = broker.descriptors();
     let mut seq = Sequence::new(broker.words.fd());
     seq.take(Step::BrokerLock, 0, || {
+        // What is left of the supervisor that a tenant's neighbour has no use for.
+        sys::process::wipe_environment();
         // A panic's message must not end up in a socket.
         for number in 0..3 {
             sys::fd::dup_onto(null.as_raw_fd(), number)?;
@@ -227,8 +231,10 @@ fn close_others(mut kept: Vec<RawFd>) -> Result<(), Errno> {
 fn unix_door(path: &std::path::Path) -> Result<UnixDoor, Errno> {
     let directory = path.parent().ok_or(Errno::ENOTDIR)?;
     let name = path.file_name().unwrap_or(OsStr::new("")).as_bytes().to_vec();
+    // No link on the way: the tenant may have put one there in an earlier life.
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let directory = open(directory, flags, Mode::empty())?;
+    let root = open(c"/", flags, Mode::empty())?;
+    let directory = sys::fd::walk(root, directory.as_os_str().as_bytes())?;
     let directory = sys::mount::clone_tree(directory.as_raw_fd(), c"", true)?;
     Ok(UnixDoor { path: path.as_os_str().as_bytes().to_vec(), directory, name })
 }

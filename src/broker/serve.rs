@@ -46,8 +46,12 @@ pub(super) struct Broker {
     pub(super) resolver: Option<Resolver>,
     /// Calls that wait.
     pub(super) pending: Vec<Pending>,
-    /// How many calls are answered a second.
+    /// How much is done for the tenant.
     pub(super) pace: Pace,
+    /// How much is asked of the host's resolvers.
+    pub(super) asking: Pace,
+    /// When all callers were last asked whether they wait.
+    pub(super) swept: Instant,
 }
 
 /// A blocking call whose connection is under way.
@@ -73,50 +77,67 @@ pub(super) enum Then {
         /// Whether that was close-on-exec.
         close_on_exec: bool,
     },
-    /// A unix socket's queue was full: try again, with this address.
+    /// A unix socket's queue was full: begin again.
     Retry {
         /// The caller's.
         call: Box<Notification>,
+        /// Since when.
+        since: Instant,
+        /// How long it was left alone last.
+        pause: Duration,
     },
 }
 
 /// How long a blocking connection may take: a little more than the kernel's own
 /// patience, tcp(7), tcp_syn_retries.
 pub(super) const PATIENCE: Duration = Duration::from_secs(150);
-/// How long a unix socket with a full queue is left alone. There is nothing
-/// that could be waited for.
+/// How long a unix socket with a full queue is left alone, at first and at most.
+/// There is nothing that could be waited for.
 pub(super) const RETRY: Duration = Duration::from_millis(5);
+const LONGEST_RETRY: Duration = Duration::from_millis(500);
 /// How often callers are asked whether they still wait.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// Answers to calls are tokens that come back at a steady rate: what the
-/// broker does for a tenant is not limited by the tenant's cpu.max.
+/// Work is paid for with tokens that come back at a steady rate: what the
+/// broker does for a tenant is not the tenant's own time, which cpu.max limits.
 #[derive(Debug)]
 pub(super) struct Pace {
     tokens: f64,
+    /// Tokens a second.
+    rate: f64,
+    /// Most tokens at a time.
+    burst: f64,
     seen: Instant,
 }
 
 impl Pace {
-    /// Tokens a second.
-    const RATE: f64 = 10_000.0;
-    /// Most tokens at a time.
-    const BURST: f64 = 2_000.0;
-
-    pub(super) fn new(now: Instant) -> Self {
-        Self { tokens: Self::BURST, seen: now }
+    /// For calls: a token each, and one for every 50 µs that it took longer, as
+    /// some do that walk long paths. Half a processor, when it lasts.
+    pub(super) fn of_calls(now: Instant) -> Self {
+        Self { tokens: 2_000.0, rate: 10_000.0, burst: 2_000.0, seen: now }
     }
 
-    /// Takes a token, or says how long to wait for one.
-    fn take(&mut self, now: Instant) -> Result<(), Duration> {
-        let earned = now.saturating_duration_since(self.seen).as_secs_f64() * Self::RATE;
-        self.tokens = (self.tokens + earned).min(Self::BURST);
+    /// For questions to the host's resolvers, which are not the tenant's to
+    /// flood.
+    pub(super) fn of_names(now: Instant) -> Self {
+        Self { tokens: 100.0, rate: 50.0, burst: 100.0, seen: now }
+    }
+
+    /// How long to wait for a token, where there is none.
+    fn wait(&mut self, now: Instant) -> Option<Duration> {
+        let earned = now.saturating_duration_since(self.seen).as_secs_f64() * self.rate;
+        self.tokens = (self.tokens + earned).min(self.burst);
         self.seen = now;
-        if self.tokens < 1.0 {
-            return Err(Duration::from_millis(1));
-        }
-        self.tokens -= 1.0;
-        Ok(())
+        (self.tokens < 1.0).then(|| Duration::from_secs_f64((1.0 - self.tokens) / self.rate))
+    }
+
+    fn spend(&mut self, tokens: f64) {
+        self.tokens -= tokens;
+    }
+
+    /// Spends what so much time costs, into debt if need be.
+    fn took(&mut self, time: Duration) {
+        self.spend((time.as_secs_f64() / 50e-6 - 1.0).max(0.0));
     }
 }
 
@@ -126,102 +147,141 @@ impl Broker {
         // Without it the answer takes ten times as long, and is the same.
         _ = notify::wake_synchronously(self.listener.as_fd());
         let mut open = true;
-        let mut pause = None;
         loop {
-            let ready = self.wait(open, pause.take());
+            let now = Instant::now();
+            let pauses = Pauses { calls: self.pace.wait(now), names: self.asking.wait(now) };
+            let ready = self.wait(open, pauses);
             if ready.supervisor_gone {
                 crate::sys::process::exit(0);
             }
             // The last process with the filter is gone.
             open &= !ready.hung_up;
-            self.progress(&ready.sockets);
-            self.resolve(&ready.names);
-            if ready.call {
-                match self.pace.take(Instant::now()) {
-                    Ok(()) => self.one(),
-                    Err(wait) => pause = Some(wait),
+            let begun = Instant::now();
+            self.progress(&ready.sockets, begun);
+            if let Some(resolver) = &mut self.resolver {
+                if ready.names.first() == Some(&true) {
+                    self.asking.spend(1.0);
                 }
+                resolver.progress(&ready.names, &mut self.egress, &mut self.words, begun);
             }
+            if ready.call {
+                self.pace.spend(1.0);
+                self.one();
+            }
+            self.pace.took(begun.elapsed());
         }
     }
 
-    fn wait(&self, open: bool, pause: Option<Duration>) -> Ready {
+    /// Waits for something to do, and leaves alone what there is no token for.
+    fn wait(&self, open: bool, pauses: Pauses) -> Ready {
         let read = PollFlags::POLLIN;
         let mut fds = vec![PollFd::new(self.words.fd(), read)];
-        let listens = open && pause.is_none();
-        if listens {
+        let mut what = vec![What::Supervisor];
+        if open && pauses.calls.is_none() {
             fds.push(PollFd::new(self.listener.as_fd(), read));
+            what.push(What::Call);
         }
-        let names = fds.len();
-        fds.extend(self.resolver.iter().flat_map(Resolver::fds).map(|fd| PollFd::new(fd, read)));
-        let first = fds.len();
-        for pending in &self.pending {
-            let flags = match pending.then {
-                Then::Retry { .. } => PollFlags::empty(),
-                Then::Tell | Then::Inject { .. } => PollFlags::POLLOUT,
-            };
-            fds.push(PollFd::new(pending.socket.as_fd(), flags));
+        for (index, fd) in self.resolver.iter().flat_map(Resolver::fds).enumerate() {
+            if index > 0 || pauses.names.is_none() {
+                fds.push(PollFd::new(fd, read));
+                what.push(What::Name(index));
+            }
         }
+        for (index, pending) in self.pending.iter().enumerate() {
+            // One that is to begin again is not connected, which polls ready.
+            if !matches!(pending.then, Then::Retry { .. }) {
+                fds.push(PollFd::new(pending.socket.as_fd(), PollFlags::POLLOUT));
+                what.push(What::Pending(index));
+            }
+        }
+        let timeout = self.timeout(pauses).map(TimeSpec::from_duration);
+        // EINTR: every signal is blocked; ENOMEM: the next turn may have more.
+        _ = ppoll(&mut fds, timeout, None);
+        let mut ready = Ready {
+            supervisor_gone: false,
+            call: false,
+            hung_up: false,
+            names: vec![false; self.resolver.iter().flat_map(Resolver::fds).count()],
+            sockets: vec![false; self.pending.len()],
+        };
+        for (what, events) in what.iter().zip(fds.iter().filter_map(PollFd::revents)) {
+            let some = !events.is_empty();
+            match *what {
+                What::Supervisor => ready.supervisor_gone = some,
+                What::Call => {
+                    ready.call = events.contains(read);
+                    ready.hung_up = events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR);
+                }
+                What::Name(index) => ready.names[index] = some,
+                What::Pending(index) => ready.sockets[index] = some,
+            }
+        }
+        ready
+    }
+
+    /// How long at most, until something is due.
+    fn timeout(&self, pauses: Pauses) -> Option<Duration> {
         let now = Instant::now();
-        let next = self
-            .pending
+        let sweep = (!self.pending.is_empty()).then_some(self.swept + SWEEP);
+        self.pending
             .iter()
             .map(|pending| pending.deadline)
             .chain(self.resolver.as_ref().and_then(Resolver::deadline))
+            .chain(sweep)
             .map(|deadline| deadline.saturating_duration_since(now))
-            .min();
-        let sweep = (!self.pending.is_empty()).then_some(SWEEP);
-        let timeout = next.into_iter().chain(sweep).chain(pause).min();
-        // EINTR: every signal is blocked; ENOMEM: the next turn may have more.
-        _ = ppoll(&mut fds, timeout.map(TimeSpec::from_duration), None);
-        let events = |i: usize| fds[i].revents().unwrap_or(PollFlags::empty());
-        let gone = PollFlags::POLLHUP | PollFlags::POLLERR;
-        Ready {
-            supervisor_gone: !events(0).is_empty(),
-            call: listens && events(1).contains(read),
-            hung_up: listens && events(1).intersects(gone),
-            names: (names..first).map(|i| !events(i).is_empty()).collect(),
-            sockets: (first..fds.len()).map(|i| !events(i).is_empty()).collect(),
-        }
-    }
-
-    /// Looks after the tenant's questions for names.
-    fn resolve(&mut self, ready: &[bool]) {
-        let Some(resolver) = &mut self.resolver else { return };
-        let now = Instant::now();
-        // A question costs as much as a call does.
-        let mut ready = ready.to_vec();
-        if ready.first() == Some(&true) && self.pace.take(now).is_err() {
-            ready[0] = false;
-        }
-        resolver.progress(&ready, &mut self.egress, &mut self.words, now);
+            .chain(pauses.calls)
+            .chain(pauses.names.filter(|_| self.resolver.is_some()))
+            .min()
+            // Rounded up: a moment early would be a turn in vain.
+            .map(|wait| wait + Duration::from_micros(100))
     }
 
     /// Looks after the calls that wait: `ready` says for each whether its
     /// socket is.
-    fn progress(&mut self, ready: &[bool]) {
-        if self.pending.is_empty() {
-            return;
+    fn progress(&mut self, ready: &[bool], now: Instant) {
+        let sweep = now >= self.swept + SWEEP;
+        if sweep {
+            self.swept = now;
         }
-        let now = Instant::now();
         let all = std::mem::take(&mut self.pending);
         for (pending, ready) in all.into_iter().zip(ready) {
+            let due = now >= pending.deadline;
+            if !(*ready || due || sweep) {
+                self.pending.push(pending);
+                continue;
+            }
             if !notify::is_waiting(self.listener.as_fd(), pending.id) {
                 continue;
             }
-            let due = now >= pending.deadline;
             match (&pending.then, *ready, due) {
-                (Then::Retry { call }, _, true) => {
-                    let call = **call;
-                    drop(pending);
-                    self.handle(&call);
-                }
+                (Then::Retry { .. }, _, true) => self.retry(pending, now),
                 (Then::Tell | Then::Inject { .. }, true, _) => self.finish(&pending),
                 (Then::Tell | Then::Inject { .. }, false, true) => {
                     self.tell(pending.id, Err(Errno::ETIMEDOUT));
                 }
                 (_, _, false) => self.pending.push(pending),
             }
+        }
+    }
+
+    /// Begins a call anew, less often each time.
+    fn retry(&mut self, pending: Pending, now: Instant) {
+        let Then::Retry { call, since, pause } = pending.then else { return };
+        drop(pending.socket);
+        if now >= since + PATIENCE {
+            // As at the end of SO_SNDTIMEO: unix(7).
+            self.tell(pending.id, Err(Errno::EAGAIN));
+            return;
+        }
+        self.pace.spend(1.0);
+        let before = self.pending.len();
+        self.handle(&call);
+        if let Some(again) = self.pending.get_mut(before)
+            && let Then::Retry { since: first, pause: last, .. } = &mut again.then
+        {
+            *first = since;
+            *last = (pause * 2).min(LONGEST_RETRY);
+            again.deadline = now + *last;
         }
     }
 
@@ -294,11 +354,35 @@ impl Broker {
                 crate::policy::Address::Tcp(at) => {
                     let ip = at.ip().to_canonical();
                     let every = ip.is_unspecified() && ip.is_ipv4() == to.is_ipv4();
-                    at.port() == to.port() && (ip == to.ip() || every)
+                    at.port() == to.port() && (ip == to.ip() || every) && !is_shared(door)
                 }
                 crate::policy::Address::Unix { .. } => false,
             })
     }
+}
+
+/// Whether others may listen at a listener's port: the connection could be
+/// theirs. Where it cannot be asked, they may.
+fn is_shared(door: &Door) -> bool {
+    let shared = crate::sys::net::int_option(door.fd.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT);
+    shared != Ok(0)
+}
+
+/// For how long there is no token.
+#[derive(Clone, Copy)]
+struct Pauses {
+    calls: Option<Duration>,
+    names: Option<Duration>,
+}
+
+/// What is polled.
+enum What {
+    Supervisor,
+    Call,
+    /// A descriptor of the resolver's.
+    Name(usize),
+    /// A call that waits.
+    Pending(usize),
 }
 
 /// What poll(2) found.
@@ -314,21 +398,44 @@ struct Ready {
 mod tests {
     use super::*;
 
+    /// Asked for every 10 µs over a second, each taking `time`.
+    fn answered(time: Duration) -> usize {
+        let start = Instant::now();
+        let mut pace = Pace::of_calls(start);
+        let free = |turn: &u64| {
+            let some = pace.wait(start + Duration::from_micros(10 * turn)).is_none();
+            if some {
+                pace.spend(1.0);
+                pace.took(time);
+            }
+            some
+        };
+        (0..100_000_u64).filter(free).count()
+    }
+
     #[test]
     fn a_flood_is_answered_at_a_steady_rate() {
+        let quick = answered(Duration::from_micros(5));
+        assert!((11_900..=12_001).contains(&quick), "{quick}");
+        // What takes a millisecond is done for half of the time.
+        let slow = answered(Duration::from_millis(1));
+        assert!((500..=610).contains(&slow), "{slow}");
+    }
+
+    #[test]
+    fn rest_gives_a_burst_back_and_no_more_than_one() {
         let start = Instant::now();
-        let mut pace = Pace::new(start);
-        let mut answered = 0;
-        // Asked for every 10 µs over a second.
-        for turn in 0..100_000_u64 {
-            if pace.take(start + Duration::from_micros(10 * turn)).is_ok() {
-                answered += 1;
+        let mut pace = Pace::of_names(start);
+        let mut burst = |now: Instant| {
+            let mut count = 0;
+            while pace.wait(now).is_none() {
+                pace.spend(1.0);
+                count += 1;
             }
-        }
-        assert!((11_900..=12_001).contains(&answered), "{answered}");
-        // Rest gives a burst back, and no more than one.
-        let later = start + Duration::from_secs(60);
-        let burst = (0..10_000).filter(|_| pace.take(later).is_ok()).count();
-        assert_eq!(burst, 2_000);
+            count
+        };
+        assert_eq!(burst(start), 100);
+        assert_eq!(burst(start + Duration::from_secs(1)), 50);
+        assert_eq!(burst(start + Duration::from_secs(60)), 100);
     }
 }

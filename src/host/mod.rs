@@ -154,9 +154,20 @@ fn stdin() -> nix::Result<StdinFact> {
         _ if OFlag::from_bits_truncate(flags).contains(OFlag::O_PATH) => {
             StdinFact::Door("a descriptor of a path")
         }
+        SFlag::S_IFSOCK if !is_connection(&stdin) => {
+            StdinFact::Door("a socket that is no stream connection")
+        }
         _ if io::IsTerminal::is_terminal(&stdin) => StdinFact::Terminal,
         _ => StdinFact::Ordinary,
     })
+}
+
+/// Whether a socket is one end of a connection: a datagram socket sends to
+/// whoever it is told, and a listening one accepts what was meant for another.
+fn is_connection(socket: &io::Stdin) -> bool {
+    use nix::sys::socket::{SockType, getsockopt, sockopt};
+    getsockopt(socket, sockopt::SockType) == Ok(SockType::Stream)
+        && getsockopt(socket, sockopt::AcceptConn) == Ok(false)
 }
 
 /// Whether a systemd user manager runs for this user.

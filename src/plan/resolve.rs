@@ -9,7 +9,7 @@ use super::{
     Plan, PlanError, Resource, Rlimit, Stdin, StdinFact, Step, cgroup, rootfs,
 };
 use crate::golang;
-use crate::policy::{Address, Listener, MaxProcs, MemLimit, NetworkMode, Policy, Ready};
+use crate::policy::{Address, Egress, Listener, MaxProcs, MemLimit, NetworkMode, Policy, Ready};
 use crate::seccomp;
 use crate::value::{HostGid, NsId, Tenant};
 
@@ -144,6 +144,19 @@ fn broker(
             "connect is not allowed (add the group net-server)"
         };
         return Err(PlanError::new(Step::Broker, format!("egress: {why}")));
+    }
+    for rule in egress {
+        let Egress::Unix(path) = rule else { continue };
+        let writable = policy.filesystem.read_write.value.iter();
+        if let Some(bind) = writable.map(|bind| &bind.source).find(|s| path.starts_with(s)) {
+            return Err(PlanError::new(
+                Step::BrokerSources,
+                format!(
+                    "{rule}: in {}, which the tenant may write: it could put any socket there (move one of them)",
+                    bind.display()
+                ),
+            ));
+        }
     }
     let resolvers = host.resolvers.iter().map(|&ip| SocketAddr::new(ip, 53)).collect();
     let plan = BrokerPlan { egress: egress.clone(), resolvers };

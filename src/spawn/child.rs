@@ -13,7 +13,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::resource::setrlimit;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, socket};
 use nix::sys::stat::{Mode, fstat, mkdirat, umask};
 use nix::unistd::{
@@ -21,7 +21,7 @@ use nix::unistd::{
 };
 
 use super::init;
-use super::prepare::{Op, Place, Prepared, Tree, clone, first_free, walk};
+use super::prepare::{Op, Place, Prepared, Tree, clone, first_free};
 use crate::broker;
 use crate::plan::{PathKind, Step};
 use crate::report::Sequence;
@@ -173,6 +173,10 @@ pub(super) fn init(p: &mut Prepared, channels: &Channels) -> ! {
     // listener is init's too, since they shared their descriptors until exec.
     if let (Some(handover), Some(listener)) = (&channels.handover, side.listener) {
         seq.take(Step::Handover, 0, || {
+            // Descriptors under way are counted for the whole user, up to the
+            // sender's limit: unix(7), ETOOMANYREFS.
+            let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+            setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
             let root = open(c"/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
             let names = names.as_ref().map(AsFd::as_fd);
             broker::hand_over(handover.as_fd(), listener, root.as_fd(), names, cookie)
@@ -342,7 +346,7 @@ fn attach(tree: &OwnedFd, target: &CStr, place: Place) -> Result<(), Errno> {
             // followed, and it cannot be swapped between look-up and mount
             // (CVE-2021-30465).
             let root = open(c".", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
-            let target = walk(root, target.to_bytes())?;
+            let target = sys::fd::walk(root, target.to_bytes())?;
             return sys::mount::attach_tree(tree.as_fd(), target.as_raw_fd(), c"");
         }
     }

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, SFlag, fstat, major, minor};
 
 use super::StartError;
@@ -359,27 +359,7 @@ fn open_source(path: &Path, access: Access) -> Result<OwnedFd, Errno> {
 
 fn open_without_links(path: &Path) -> Result<OwnedFd, Errno> {
     let root = open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
-    walk(root, path.as_os_str().as_bytes())
-}
-
-/// Opens `path` below `from`, one name after the other, each looked up in the
-/// directory that was opened before: no symbolic link is followed, and nothing
-/// can be swapped on the way. ELOOP where there is a link. `..` has been ruled
-/// out when the policy was parsed.
-///
-/// What openat2(2) does with RESOLVE_NO_SYMLINKS; but systemd's RestrictSUIDSGID=,
-/// which DynamicUser= implies, answers ENOSYS to that. Allocates nothing.
-pub(super) fn walk(from: OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
-    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let mut at = from;
-    for name in path.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
-        at = openat(&at, name, flags, Mode::empty())?;
-        let mode = fstat(&at)?.st_mode & SFlag::S_IFMT.bits();
-        if SFlag::from_bits_truncate(mode) == SFlag::S_IFLNK {
-            return Err(Errno::ELOOP);
-        }
-    }
-    Ok(at)
+    crate::sys::fd::walk(root, path.as_os_str().as_bytes())
 }
 
 /// A device node, and the one it has to be: something else in its place would
@@ -405,6 +385,7 @@ fn is_directory(fd: &OwnedFd) -> Result<bool, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::fd::walk;
     use crate::testing::TempDir;
 
     #[test]

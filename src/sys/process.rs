@@ -170,6 +170,26 @@ pub fn execve(path: &CStr, args: &StringArray, env: &StringArray) -> Errno {
     Errno::last()
 }
 
+/// Overwrites the environment that this process was started with: environ(7).
+/// The process must not ask for a variable again.
+pub fn wipe_environment() {
+    unsafe extern "C" {
+        static environ: *const *mut libc::c_char;
+    }
+    #[allow(clippy::multiple_unsafe_ops_per_block)] // one walk over one array
+    // SAFETY: `environ` is null or points at pointers to NUL-terminated strings
+    // with a null at the end; this process has one thread, and only the bytes of
+    // the strings are written.
+    unsafe {
+        let mut at = environ;
+        while !at.is_null() && !(*at).is_null() {
+            let length = libc::strlen(*at);
+            std::ptr::write_bytes(*at, 0, length);
+            at = at.add(1);
+        }
+    }
+}
+
 /// Ends this process at once, with no destructor and no atexit handler.
 pub fn exit(code: libc::c_int) -> ! {
     // SAFETY: _exit takes an integer and does not return.
