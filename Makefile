@@ -33,6 +33,7 @@ rust:
 setup: rust ## install what the tests need, with a line for each
 	@tests/need strace strace
 	@tests/need curl curl
+	@tests/need ip iproute2
 	@examples/build all
 
 .PHONY: lint

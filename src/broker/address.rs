@@ -86,9 +86,9 @@ pub(super) fn matches(declared: &Address, wanted: &Name, only_v6: bool) -> bool 
                 (IpAddr::V4(_), IpAddr::V4(_)) | (IpAddr::V6(_), IpAddr::V6(_)) => true,
                 // `[::]` of a socket that takes IPv4 too means 0.0.0.0 as well.
                 (IpAddr::V4(_), IpAddr::V6(w)) => w.is_unspecified() && !only_v6,
-                // An IPv4 socket cannot tell the addresses of other IPv6 peers,
-                // but every one is what was asked for on both sides.
-                (IpAddr::V6(d), IpAddr::V4(w)) => d.is_unspecified() && w.is_unspecified(),
+                // What listens on `[::]` has every IPv4 address too. An IPv4 socket
+                // cannot tell the addresses of its IPv6 peers, which is no harm.
+                (IpAddr::V6(d), IpAddr::V4(_)) => d.is_unspecified(),
             }
         }
         (Address::Unix { path, .. }, Name::Path(wanted)) => {
@@ -96,6 +96,14 @@ pub(super) fn matches(declared: &Address, wanted: &Name, only_v6: bool) -> bool 
         }
         _ => false,
     }
+}
+
+/// Whether a connection to `to` reaches what listens on `at`, and nobody else:
+/// 0.0.0.0 is no address of IPv6, where the port is somebody else's.
+pub(super) fn leads_to(at: SocketAddr, to: SocketAddr) -> bool {
+    let (ip, to_ip) = (at.ip().to_canonical(), to.ip().to_canonical());
+    at.port() == to.port()
+        && (ip == to_ip || (ip.is_unspecified() && (ip.is_ipv6() || to_ip.is_ipv4())))
 }
 
 #[cfg(test)]
@@ -160,7 +168,7 @@ mod tests {
             ("0.0.0.0:80", "[::1]:80", false, false),
             ("[::]:80", "[::1]:80", false, true),
             ("[::]:80", "0.0.0.0:80", false, true),
-            ("[::]:80", "127.0.0.1:80", false, false),
+            ("[::]:80", "127.0.0.1:80", false, true),
             ("[::1]:80", "0.0.0.0:80", false, false),
             ("[::1]:80", "[::]:80", true, true),
             ("127.0.0.1:0", "0.0.0.0:0", false, false),

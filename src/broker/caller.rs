@@ -20,12 +20,23 @@ impl Procfs {
         Self(dir)
     }
 
-    /// The beginning of a file of /proc, up to 1 KiB.
+    /// The beginning of a file of /proc, up to 4 KiB.
     fn read(&self, path: &str) -> Result<String, Errno> {
         let file = openat(&self.0, path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
-        let mut bytes = [0; 1024];
+        let mut bytes = [0; 4096];
         let length = nix::unistd::read(&file, &mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes[..length]).into_owned())
+    }
+
+    /// Whether a signal waits for a thread, or for its process, that the thread
+    /// would take.
+    pub(super) fn has_signal(&self, thread: libc::pid_t) -> bool {
+        let Ok(status) = self.read(&format!("{thread}/status")) else { return false };
+        let set = |name| field(&status, name).and_then(|text| u64::from_str_radix(text, 16).ok());
+        match (set("SigPnd:"), set("ShdPnd:"), set("SigBlk:")) {
+            (Some(own), Some(shared), Some(blocked)) => (own | shared) & !blocked != 0,
+            _ => false,
+        }
     }
 
     /// The process of a thread.

@@ -116,7 +116,12 @@ fn with_working_directory<T>(
 fn listening(broker: &mut Broker, call: &Notification, socket: &Socket) -> Result<Answer, Errno> {
     if broker.is_own(socket) {
         // The kernel takes any number and cuts it: listen(2).
-        let backlog = Backlog::new(int(call.args[1]).clamp(0, 4096))?;
+        // As unsigned, so that -1 is the most.
+        let backlog = match int(call.args[1]) {
+            some @ 0..4096 => some,
+            _ => 4096,
+        };
+        let backlog = Backlog::new(backlog)?;
         listen(&socket.fd, backlog)?;
         return Ok(DONE);
     }
@@ -194,8 +199,18 @@ fn own(call: &Notification, socket: Socket, bytes: &[u8]) -> Result<Answer, Errn
     };
     match connected {
         Ok(()) => Ok(DONE),
+        // On loopback the answer is there already.
+        Err(Errno::EINPROGRESS) if is_closed(&socket) => {
+            match net::int_option(socket.fd.as_fd(), libc::SOL_SOCKET, libc::SO_ERROR)? {
+                0 => Err(Errno::ECONNABORTED),
+                errno => Err(Errno::from_raw(errno)),
+            }
+        }
         Err(Errno::EINPROGRESS) if socket.nonblocking => Ok(Answer::Unfinished),
-        Err(Errno::EINPROGRESS) => Ok(later(call, socket.fd, Then::Tell)),
+        // EALREADY: the call was made again after a signal.
+        Err(Errno::EINPROGRESS | Errno::EALREADY) if !socket.nonblocking => {
+            Ok(later(call, socket.fd, Then::Tell))
+        }
         Err(Errno::EAGAIN) if !socket.nonblocking && socket.domain == libc::AF_UNIX => {
             Ok(retry(call, socket.fd))
         }
@@ -203,14 +218,24 @@ fn own(call: &Notification, socket: Socket, bytes: &[u8]) -> Result<Answer, Errn
     }
 }
 
+/// Whether a TCP connection was refused: tcpi_state, the first byte.
+fn is_closed(socket: &Socket) -> bool {
+    const TCP_CLOSE: u8 = 7;
+    let mut state = [0];
+    net::option(socket.fd.as_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, &mut state)
+        .is_ok_and(|length| length == 1 && state[0] == TCP_CLOSE)
+}
+
 fn later(call: &Notification, socket: OwnedFd, then: Then) -> Answer {
-    Answer::Later(Pending { id: call.id, socket, then, deadline: Instant::now() + PATIENCE })
+    let deadline = Instant::now() + PATIENCE;
+    Answer::Later(Pending { id: call.id, thread: call.thread, socket, then, deadline })
 }
 
 fn retry(call: &Notification, socket: OwnedFd) -> Answer {
     let since = Instant::now();
     let then = Then::Retry { call: Box::new(*call), since, pause: RETRY };
-    Answer::Later(Pending { id: call.id, socket, then, deadline: since + RETRY })
+    let deadline = since + RETRY;
+    Answer::Later(Pending { id: call.id, thread: call.thread, socket, then, deadline })
 }
 
 /// A TCP or MPTCP connection: outside where the policy lists it, inside where it
@@ -233,10 +258,17 @@ fn stream(
         let connected = net::connect(outside.as_fd(), bytes);
         return hand_over(broker, call, &socket, outside, connected);
     }
-    if to.ip().is_loopback() || to.ip().is_unspecified() {
-        return own(call, socket, bytes);
-    }
     let rule = broker.egress.suggestion(to);
+    if to.ip().is_loopback() || to.ip().is_unspecified() {
+        let answer = own(call, socket, bytes);
+        if matches!(answer, Err(Errno::ECONNREFUSED)) {
+            let line = format!(
+                "connect to {to} refused: nobody listens there inside; to reach the host's, add egress = [\"{rule}\"]"
+            );
+            broker.words.say(line, now);
+        }
+        return answer;
+    }
     let why = match decision {
         Decision::Special => "a private, special or own address, which is to be listed itself: ",
         Decision::Unlisted | Decision::Allowed => "",
@@ -248,8 +280,13 @@ fn stream(
 }
 
 /// Options that a caller may have set before it connects.
-const COPIED: [(i32, i32); 8] = [
+const COPIED: [(i32, i32); 13] = [
     (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
+    (libc::SOL_SOCKET, libc::SO_LINGER),
+    (libc::IPPROTO_IP, libc::IP_TOS),
+    (libc::IPPROTO_IP, libc::IP_TTL),
+    (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY),
+    (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
     (libc::SOL_SOCKET, libc::SO_RCVTIMEO),
     (libc::SOL_SOCKET, libc::SO_SNDTIMEO),
     (libc::IPPROTO_TCP, libc::TCP_NODELAY),
@@ -278,8 +315,24 @@ fn new_socket(like: &Socket) -> Result<OwnedFd, Errno> {
                 net::set_option(fd.as_fd(), level, name, &set[..length])?;
             }
         }
+        copy_buffers(like, &fd)?;
     }
     Ok(fd)
+}
+
+/// Sizes of buffers, where they were set: otherwise the kernel tunes them.
+/// SO_BUF_LOCK, Linux 5.14; what is read is twice what was set, socket(7).
+fn copy_buffers(like: &Socket, fd: &OwnedFd) -> Result<(), Errno> {
+    const SO_BUF_LOCK: i32 = 72;
+    let about = |name| net::int_option(like.fd.as_fd(), libc::SOL_SOCKET, name);
+    let locked = about(SO_BUF_LOCK)?;
+    for (bit, name) in [(1, libc::SO_SNDBUF), (2, libc::SO_RCVBUF)] {
+        if locked & bit != 0 {
+            let half = about(name)? / 2;
+            net::set_option(fd.as_fd(), libc::SOL_SOCKET, name, &half.to_ne_bytes())?;
+        }
+    }
+    Ok(())
 }
 
 /// Gives the caller the socket that was connected outside, or the errno.
@@ -328,11 +381,12 @@ fn unix(
     })?;
     if !broker.own_devices.contains(&fstat(&found)?.st_dev) {
         let shown = String::from_utf8_lossy(path);
-        let rule = format!("unix:{shown}");
-        broker.words.say(
-            format!("connect to {shown} denied: to allow it, add egress = [{rule:?}]"),
-            Instant::now(),
-        );
+        let remedy = if path.starts_with(b"/") {
+            format!("to allow it, add egress = [{:?}]", format!("unix:{shown}"))
+        } else {
+            "egress lists absolute paths, by which it has to connect too".to_owned()
+        };
+        broker.words.say(format!("connect to {shown} denied: {remedy}"), Instant::now());
         return Err(Errno::EACCES);
     }
     // By the descriptor: a name in between could be another by now.

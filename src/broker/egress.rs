@@ -144,7 +144,11 @@ impl Rules {
             IpAddr::V4(_) => None,
             IpAddr::V6(v6) => wrapped(v6).map(IpAddr::V4),
         };
-        if (is_special(address) && !literal) || is_own(address) || inner.is_some_and(is_own) {
+        // Every loopback address is the host's own, so a network of them that is
+        // listed means that.
+        let meant = literal && address.is_loopback();
+        let own = is_own(address) || inner.is_some_and(is_own);
+        if (is_special(address) && !literal) || (own && !meant) {
             return Decision::Special;
         }
         Decision::Allowed

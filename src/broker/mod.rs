@@ -232,9 +232,10 @@ fn unix_door(path: &std::path::Path) -> Result<UnixDoor, Errno> {
     let directory = path.parent().ok_or(Errno::ENOTDIR)?;
     let name = path.file_name().unwrap_or(OsStr::new("")).as_bytes().to_vec();
     // No link on the way: the tenant may have put one there in an earlier life.
+    // The dot asks whether it may be entered, which is not asked of the last name.
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let root = open(c"/", flags, Mode::empty())?;
-    let directory = sys::fd::walk(root, directory.as_os_str().as_bytes())?;
+    let directory = sys::fd::walk(root, directory.join(".").as_os_str().as_bytes())?;
     let directory = sys::mount::clone_tree(directory.as_raw_fd(), c"", true)?;
     Ok(UnixDoor { path: path.as_os_str().as_bytes().to_vec(), directory, name })
 }

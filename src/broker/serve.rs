@@ -58,6 +58,8 @@ pub(super) struct Broker {
 pub(super) struct Pending {
     /// Whose.
     pub(super) id: u64,
+    /// The thread that waits.
+    pub(super) thread: libc::pid_t,
     /// What is being connected.
     pub(super) socket: OwnedFd,
     /// What to do when it is.
@@ -253,6 +255,12 @@ impl Broker {
             if !notify::is_waiting(self.listener.as_fd(), pending.id) {
                 continue;
             }
+            // It cannot be interrupted while it waits, only killed; and a signal
+            // to its process that the kernel chose it for waits with it.
+            if sweep && self.procfs.has_signal(pending.thread) {
+                _ = notify::restart(self.listener.as_fd(), pending.id);
+                continue;
+            }
             match (&pending.then, *ready, due) {
                 (Then::Retry { .. }, _, true) => self.retry(pending, now),
                 (Then::Tell | Then::Inject { .. }, true, _) => self.finish(&pending),
@@ -352,13 +360,20 @@ impl Broker {
         to.ip().is_loopback()
             && self.doors.iter().any(|door| match &door.address {
                 crate::policy::Address::Tcp(at) => {
-                    let ip = at.ip().to_canonical();
-                    let every = ip.is_unspecified() && ip.is_ipv4() == to.is_ipv4();
-                    at.port() == to.port() && (ip == to.ip() || every) && !is_shared(door)
+                    super::address::leads_to(*at, to) && !is_shared(door) && takes(door, to)
                 }
                 crate::policy::Address::Unix { .. } => false,
             })
     }
+}
+
+/// Whether a listener takes what is sent to `to`: one of IPv6 alone shares the
+/// port with whoever listens on IPv4.
+fn takes(door: &Door, to: SocketAddr) -> bool {
+    let at_v6 = matches!(&door.address, crate::policy::Address::Tcp(at) if at.is_ipv6());
+    let only_v6 =
+        crate::sys::net::int_option(door.fd.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
+    !(at_v6 && to.is_ipv4()) || only_v6 == Ok(0)
 }
 
 /// Whether others may listen at a listener's port: the connection could be

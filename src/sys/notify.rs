@@ -57,6 +57,14 @@ pub fn answer(listener: BorrowedFd<'_>, id: u64, result: Result<i64, Errno>) -> 
     control(listener, libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut raw).map(drop)
 }
 
+/// Has the waiting caller take its signals and, where they do not end it, make
+/// the call again: ERESTARTSYS, which the kernel keeps to itself.
+pub fn restart(listener: BorrowedFd<'_>, id: u64) -> Result<(), Errno> {
+    const ERESTARTSYS: i32 = 512;
+    let mut raw = libc::seccomp_notif_resp { id, val: 0, error: -ERESTARTSYS, flags: 0 };
+    control(listener, libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut raw).map(drop)
+}
+
 /// Whether the caller still waits. What was learnt about its thread id before
 /// this said yes is about that caller, and not about a later one of the same
 /// number.

@@ -1,0 +1,3 @@
+module gosandbox.example/binds
+
+go 1.19
