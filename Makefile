@@ -34,6 +34,10 @@ setup: rust ## install what the tests need, with a line for each
 	@tests/need strace strace
 	@tests/need curl curl
 	@tests/need ip iproute2
+	@tests/need wrk wrk || echo "SKIPPED: no wrk" >&2
+	@tests/unpack /usr/bin/caddy caddy
+	@tests/unpack /usr/bin/prometheus prometheus
+	@tests/unpack '/usr/lib/postgresql/*/bin/initdb' postgresql
 	@examples/build all
 
 .PHONY: lint
@@ -71,7 +75,13 @@ derive: ## trace the examples anew into policies/observed.tsv
 bench-launch: build ## time a Go hello: bare, C floor, bubblewrap, gosandbox
 	@tests/need bwrap bubblewrap
 	@examples/build $(GO) hello
-	@tests/bench/run $(BIN)
+	@tests/bench/run launch $(BIN)
+
+.PHONY: bench-broker
+bench-broker: build ## time requests, dials, listeners and launches with and without the broker
+	@tests/need wrk wrk
+	@examples/build $(GO) hello plain dials
+	@tests/bench/run broker $(BIN)
 
 PREFIX   ?= /usr/local
 UNITDIR  ?= $(PREFIX)/lib/systemd/system

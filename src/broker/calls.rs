@@ -279,21 +279,24 @@ fn stream(
     Err(Errno::EACCES)
 }
 
-/// Options that a caller may have set before it connects.
-const COPIED: [(i32, i32); 13] = [
-    (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
-    (libc::SOL_SOCKET, libc::SO_LINGER),
-    (libc::IPPROTO_IP, libc::IP_TOS),
-    (libc::IPPROTO_IP, libc::IP_TTL),
-    (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY),
-    (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
-    (libc::SOL_SOCKET, libc::SO_RCVTIMEO),
-    (libc::SOL_SOCKET, libc::SO_SNDTIMEO),
-    (libc::IPPROTO_TCP, libc::TCP_NODELAY),
-    (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
-    (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL),
-    (libc::IPPROTO_TCP, libc::TCP_KEEPCNT),
-    (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
+/// Options that a caller may have set before it connects, and what they are in a
+/// fresh namespace, where nobody has changed a sysctl: include/net/tcp.h,
+/// include/net/ip.h. Only what differs was set; a socket of the host's may begin
+/// with other values, and keeps them.
+const COPIED: [(i32, i32, i32); 13] = [
+    (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 0),
+    (libc::SOL_SOCKET, libc::SO_LINGER, 0),
+    (libc::SOL_SOCKET, libc::SO_RCVTIMEO, 0),
+    (libc::SOL_SOCKET, libc::SO_SNDTIMEO, 0),
+    (libc::IPPROTO_IP, libc::IP_TOS, 0),
+    (libc::IPPROTO_IP, libc::IP_TTL, 64),
+    (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0),
+    (libc::IPPROTO_IPV6, libc::IPV6_TCLASS, 0),
+    (libc::IPPROTO_TCP, libc::TCP_NODELAY, 0),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 7200),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 75),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 9),
+    (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, 0),
 ];
 
 /// A socket of the host's network like the caller's, not blocking.
@@ -304,13 +307,15 @@ fn new_socket(like: &Socket) -> Result<OwnedFd, Errno> {
     let protocol = if is_inet(like.domain) { libc::IPPROTO_TCP } else { like.protocol };
     let fd = net::socket(like.domain, kind, protocol)?;
     if is_inet(like.domain) {
-        for (level, name) in COPIED {
-            // The longest is a timeval.
-            let (mut set, mut new) = ([0; 16], [0; 16]);
+        for (level, name, fresh) in COPIED {
+            // The longest is a timeval; where there is more than an int, fresh is
+            // all zeroes.
+            let mut set = [0; 16];
+            let mut unset = [0; 16];
+            unset[..4].copy_from_slice(&fresh.to_ne_bytes());
             // An option that a protocol lacks is none that was set.
             if let Ok(length) = net::option(like.fd.as_fd(), level, name, &mut set)
-                && net::option(fd.as_fd(), level, name, &mut new).is_ok()
-                && set != new
+                && set != unset
             {
                 net::set_option(fd.as_fd(), level, name, &set[..length])?;
             }

@@ -95,6 +95,22 @@ pub(crate) fn tool_or_skip(name: &str) -> Option<PathBuf> {
     found
 }
 
+/// Where a file of a Debian package may be: installed, or below target/debian,
+/// where tests/unpack puts it.
+pub(crate) fn debian(path: &str) -> [PathBuf; 2] {
+    let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/debian");
+    [PathBuf::from(path), unpacked.join(path.trim_start_matches('/'))]
+}
+
+/// Where it is, or a skip.
+pub(crate) fn debian_or_skip(path: &str) -> Option<PathBuf> {
+    let found = debian(path).into_iter().find(|path| path.exists());
+    if found.is_none() {
+        skip(&format!("{path} is not there, see make setup"));
+    }
+    found
+}
+
 /// Asks `question` until it has an answer, for at most [`PATIENCE`].
 pub(crate) fn wait_for<T>(what: &str, question: impl FnMut() -> Option<T>) -> T {
     within(PATIENCE, question).unwrap_or_else(|| panic!("waited in vain: {what}"))

@@ -25,7 +25,11 @@ pub(crate) struct User {
 
 impl User {
     pub(crate) fn new() -> Arc<Self> {
-        let id = 54321 + unique();
+        Self::with_id(54321 + unique())
+    }
+
+    /// One that is there already, and may be told by its name.
+    pub(crate) fn with_id(id: u32) -> Arc<Self> {
         let dir = TempDir::new();
         dir.dir("home", id);
         bring(gosandbox(), &dir.path().join("gosandbox"));

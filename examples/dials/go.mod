@@ -1,0 +1,3 @@
+module gosandbox.example/dials
+
+go 1.19

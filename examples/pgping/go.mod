@@ -1,0 +1,3 @@
+module gosandbox.example/pgping
+
+go 1.19
