@@ -500,6 +500,26 @@ fn stdin_is_passed_on() {
     assert_eq!(output.stdout(), "from the file", "{output:?}");
 }
 
+/// A datagram socket sends to whoever it is told, in the network it is from.
+#[test]
+fn a_socket_that_is_no_connection_is_no_stdin() {
+    if !root_or_skip() {
+        return;
+    }
+    let refused = |stdin: OwnedFd| {
+        let output = hello(["cat", "/dev/null"]).stdin(stdin).run();
+        output.assert_refused(125, "descriptors: stdin is a socket that is no stream connection");
+    };
+    refused(std::net::UdpSocket::bind("127.0.0.1:0").unwrap().into());
+    refused(std::os::unix::net::UnixDatagram::unbound().unwrap().into());
+    refused(TcpListener::bind("127.0.0.1:0").unwrap().into());
+    // Control.
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let output = hello(["cat", "/dev/null"]).stdin(theirs).run();
+    assert_eq!(output.code(), Some(0), "{output:?}");
+    drop(ours);
+}
+
 #[test]
 fn dev_stdout_and_dev_stderr_can_be_opened() {
     if !root_or_skip() {

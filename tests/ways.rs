@@ -1200,6 +1200,67 @@ fn egress_that_cannot_be_is_refused_before_anything_runs() {
     });
 }
 
+/// Whoever may write the directory of a listed socket could put a link there.
+#[test]
+fn a_link_in_the_place_of_a_listed_unix_socket_leads_nowhere() {
+    both(|by| {
+        let dir = TempDir::new();
+        let (listed, other) = (dir.path().join("server.sock"), dir.path().join("other.sock"));
+        let peers = unix_outside(&other);
+        let rule = format!("unix:{}", listed.display());
+        let request = format!("/dial?network=unix&to={}", listed.display());
+        let app = binds(by, &[("--egress", &rule)]);
+        for target in ["other.sock", &other.display().to_string(), "../../../../etc/passwd"] {
+            std::os::unix::fs::symlink(target, &listed).unwrap();
+            app.refused(&request, "ECONNREFUSED");
+            std::fs::remove_file(&listed).unwrap();
+        }
+        assert_eq!(peers.lock().unwrap().len(), 0);
+        drop(app);
+        // Control.
+        let app = binds(by, &[("--egress", &format!("unix:{}", other.display()))]);
+        app.reaches(&format!("/dial?network=unix&to={}", other.display()));
+        drop(app);
+        // And in a link on the way, or where the tenant writes, it is not begun.
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(dir.path(), &link).unwrap();
+        let rule = format!("unix:{}/other.sock", link.display());
+        let output = by(Sandbox::example("hello")).option("--egress", &rule).run();
+        output.assert_refused(125, "egress socket: ");
+        assert!(output.stderr().contains("symbolic links"), "{output:?}");
+    });
+}
+
+#[test]
+fn a_socket_where_the_tenant_writes_is_no_egress() {
+    apart(|| {
+        let dir = TempDir::new();
+        let user = User::new();
+        let place = dir.dir("place", user.id);
+        let sandbox = Sandbox::example("hello")
+            .started_by(user)
+            .option("--bind", format!("{}:/data", place.display()))
+            .option("--egress", format!("unix:{}/server.sock", place.display()));
+        let output = sandbox.run();
+        output.assert_refused(125, "egress socket: ");
+        assert!(output.stderr().contains("which the tenant may write"), "{output:?}");
+    });
+}
+
+/// A queue that stays full is waited for without work.
+#[test]
+fn a_full_queue_inside_costs_nothing() {
+    both(|by| {
+        let app = binds(by, &[]);
+        app.done("/unix-full?path=/tmp/full.sock");
+        let broker = broker_of(&app.running);
+        let before = cpu_time(broker);
+        std::thread::sleep(Duration::from_secs(2));
+        let used = cpu_time(broker) - before;
+        assert!(used <= Duration::from_millis(200), "{used:?} of 2 s");
+    });
+}
+
 // ---- The broker itself.
 
 #[test]

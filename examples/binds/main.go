@@ -62,6 +62,7 @@ func main() {
 	handle("/chdir", func(r *http.Request) reply { return failed(os.Chdir(r.FormValue("to"))) })
 	handle("/symlink", func(r *http.Request) reply { return failed(os.Symlink(r.FormValue("to"), r.FormValue("from"))) })
 	handle("/flood", flood)
+	handle("/unix-full", unixFull)
 	log.Fatal(http.ListenAndServe(*addr, nil))
 }
 

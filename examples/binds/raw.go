@@ -349,3 +349,27 @@ func flood(r *http.Request) reply {
 	group.Wait()
 	return reply{"calls": total, "answers": seen}
 }
+
+// unixFull listens at a path with the shortest queue, fills it, and leaves threads blocked in connect(2) behind.
+func unixFull(r *http.Request) reply {
+	path := r.FormValue("path")
+	listener, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return failed(err)
+	}
+	if err := syscall.Bind(listener, &syscall.SockaddrUnix{Name: path}); err != nil {
+		return failed(err)
+	}
+	if err := syscall.Listen(listener, 0); err != nil {
+		return failed(err)
+	}
+	for i := 0; i < 4; i++ {
+		go func() {
+			if fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0); err == nil {
+				syscall.Connect(fd, &syscall.SockaddrUnix{Name: path})
+			}
+		}()
+	}
+	time.Sleep(200 * time.Millisecond)
+	return reply{}
+}

@@ -36,7 +36,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, send};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, chroot, fchdir, setresgid, setresuid};
 
@@ -150,6 +150,13 @@ pub(crate) fn run(setup: Setup, user_namespace: &OwnedFd, words: OwnedFd, handov
         open(c"/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
     });
 
+    seq.take(Step::BrokerAwait, 0, || {
+        match send(handover.as_raw_fd(), b"!", MsgFlags::MSG_NOSIGNAL) {
+            // Init has ended; the supervisor knows why.
+            Ok(_) | Err(Errno::EPIPE) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    });
     let given = seq.take(Step::BrokerAwait, 0, || receive(handover));
 
     // In the tenant's root an absolute link, or a path with .. in it, leads

@@ -100,6 +100,7 @@ impl Plan {
             )],
             Step::IdMap => self.id_actions(),
             Step::Broker
+            | Step::AwaitBroker
             | Step::Handover
             | Step::BrokerNamespace
             | Step::BrokerIds
@@ -192,6 +193,7 @@ impl Plan {
                 let calls: Vec<_> = self.rules.asked().collect();
                 vec![format!("a process that is asked about {}", calls.join(", "))]
             }
+            Step::AwaitBroker => one("until it has opened what it needs"),
             Step::Handover => one("the filter's listener goes to the broker"),
             Step::BrokerNamespace => {
                 one("the tenant's user namespace; network and mounts stay the host's")

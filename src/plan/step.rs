@@ -126,6 +126,8 @@ steps! {
         Capabilities = "capabilities";
         /// No exec gives privileges any more; for both again.
         NoNewPrivs = "no_new_privs";
+        /// Wait until the broker has what it needs: without it nothing starts.
+        AwaitBroker = "await broker";
         /// Make the app's process.
         Fork = "fork";
         /// Give the listener of the app's filter to the broker.

@@ -163,6 +163,17 @@ pub(super) fn init(p: &mut Prepared, channels: &Channels) -> ! {
 
     seq.take(Step::NoNewPrivs, 0, sys::privilege::no_new_privs);
 
+    if let Some(handover) = &channels.handover {
+        seq.take(Step::AwaitBroker, 0, || {
+            let mut ready = [0u8; 1];
+            match read(handover, &mut ready)? {
+                1 => Ok(()),
+                // The broker has failed, and has told the supervisor why.
+                _ => sys::process::exit(1),
+            }
+        });
+    }
+
     let mut side = AppSide { prepared: p, channels, listener: None };
     let pid = seq.take(Step::Fork, 0, || {
         let stack = side.prepared.stack.take().ok_or(Errno::ENOMEM)?;

@@ -183,6 +183,13 @@ impl Broker {
         self.words.as_fd()
     }
 
+    /// Kills it, without waiting for its end. Its tenant is gone, and there is
+    /// nothing that it should finish.
+    pub fn end(&self) {
+        // ESRCH: it has ended.
+        _ = sys::process::pidfd_signal(self.pidfd.as_fd(), libc::SIGKILL);
+    }
+
     /// What it said next; `None` where there is nothing more now.
     pub fn read(&self) -> Option<Word> {
         let mut bytes = [0; broker::LONGEST_LINE + 1];
@@ -199,8 +206,7 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        // Its tenant is gone; there is nothing that it should finish.
-        _ = sys::process::pidfd_signal(self.pidfd.as_fd(), libc::SIGKILL);
+        self.end();
         let mut fds = [nix::poll::PollFd::new(self.pidfd.as_fd(), nix::poll::PollFlags::POLLIN)];
         _ = nix::poll::poll(&mut fds, nix::poll::PollTimeout::NONE);
         _ = sys::process::pidfd_reap(self.pidfd.as_fd());

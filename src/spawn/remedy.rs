@@ -69,6 +69,9 @@ pub fn remedy(step: Step, errno: Errno) -> Option<&'static str> {
         (Step::Filter, Errno::EINVAL | Errno::ENOSYS) => {
             "this kernel lacks CONFIG_SECCOMP_FILTER, or is older than 5.19, which the broker of a private network needs: network = \"host\" does without"
         }
+        (Step::BrokerSources, Errno::ELOOP) => {
+            "a symbolic link is in the path: write the path it leads to"
+        }
         (Step::BrokerSources, Errno::ENOENT) => {
             "the directory of the socket has to be there when the tenant starts"
         }

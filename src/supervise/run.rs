@@ -259,6 +259,11 @@ fn setup(running: &Running, open: &mut Open) -> io::Result<Option<Event>> {
 
 fn status(running: &mut Running, open: &mut Open) -> Option<Event> {
     open.status = false;
+    // Nobody will ask any more; it may go while init does.
+    if let Some(broker) = &running.broker {
+        open.broker = false;
+        broker.end();
+    }
     running.read_exit().map(Event::AppExited)
 }
 
