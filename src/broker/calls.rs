@@ -115,8 +115,7 @@ fn with_working_directory<T>(
 /// change: a shorter one would be shorter for whoever shares it.
 fn listening(broker: &mut Broker, call: &Notification, socket: &Socket) -> Result<Answer, Errno> {
     if broker.is_own(socket) {
-        // The kernel takes any number and cuts it: listen(2).
-        // As unsigned, so that -1 is the most.
+        // The kernel takes any number, as unsigned, and cuts it: listen(2).
         let backlog = match int(call.args[1]) {
             some @ 0..4096 => some,
             _ => 4096,
