@@ -4,6 +4,7 @@
 use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::plan::Step;
 use crate::sys::process::Exit;
@@ -70,6 +71,17 @@ fn fields(bytes: &[u8]) -> Option<(u8, u8, i32, u32)> {
     let bytes: &[u8; RECORD] = bytes.try_into().ok()?;
     let word = |at: usize| [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
     Some((bytes[0], bytes[1], i32::from_le_bytes(word(4)), u32::from_le_bytes(word(8))))
+}
+
+/// EPIPE where the other end of a channel is closed: who was asked to end with
+/// its parent may have asked too late.
+pub(crate) fn still_there(channel: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut fds = [PollFd::new(channel, PollFlags::empty())];
+    poll(&mut fds, PollTimeout::ZERO)?;
+    match fds[0].any() {
+        Some(false) => Ok(()),
+        _ => Err(Errno::EPIPE),
+    }
 }
 
 /// The child's way through the steps: forward only, and out on the first

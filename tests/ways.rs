@@ -1016,6 +1016,67 @@ fn both_ends_of_a_connection_have_the_same_names_for_it() {
     });
 }
 
+/// What a socket of the host's network would open: each attempt works outside,
+/// and none does in a tenant, whether it may connect to something or not.
+#[test]
+fn a_connection_of_the_hosts_network_leads_nowhere_else() {
+    const ATTEMPTS: [(&str, &str); 6] = [
+        ("connect", "EISCONN"),
+        ("dissolve", "EISCONN"),
+        ("reconnect", "EISCONN"),
+        ("rebind", "EINVAL"),
+        ("listen", "EINVAL"),
+        ("fastopen", "EACCES"),
+    ];
+    let all = || {
+        ["accepted", "made"]
+            .into_iter()
+            .flat_map(|kind| ATTEMPTS.map(|(what, errno)| (format!("{kind}-{what}"), what, errno)))
+    };
+    let request = |to| format!("/lock?listen=127.0.0.1:8101&to={to}&other=127.0.0.1:7000");
+    apart(|| {
+        let _server = outside("127.0.0.1:7000");
+        let control =
+            Command::new(example_of("1.27", "binds").unwrap()).args(["-addr", CONTROL]).spawn();
+        let _control = Child(control.unwrap());
+        wait_for("the control", || TcpStream::connect(at(CONTROL)).ok());
+        let answer = Client::tcp(at(CONTROL)).unwrap().get(&request("127.0.0.1:7000")).unwrap();
+        let answer: Value = serde_json::from_str(&answer.body).unwrap();
+        for (name, what, errno) in all() {
+            // To be connected already is what the kernel says too.
+            let expected = if what == "connect" { errno } else { "ok" };
+            assert_eq!(answer[&name], expected, "{name}: {answer}");
+        }
+    });
+    both(|by| {
+        let (unlisted, listed) = (outside("127.0.0.1:7000"), outside("127.0.0.1:7001"));
+        let door = ("--listen", "tcp:127.0.0.1:8101");
+        for (options, to) in [
+            (vec![door], "127.0.0.1:8101"),
+            (vec![door, ("--egress", "127.0.0.1:7001")], "127.0.0.1:7001"),
+        ] {
+            let app = binds(by, &options);
+            let answer = app.done(&request(to));
+            for (name, _, errno) in all() {
+                assert_eq!(answer[&name], errno, "{name}: {answer}");
+            }
+        }
+        assert_eq!(unlisted.met(), 0);
+        assert!(listed.met() > 0);
+    });
+}
+
+/// A process that is ended when dropped.
+struct Child(std::process::Child);
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
+}
+
 // ---- Unix sockets.
 
 /// A unix socket of the test that everybody may connect to. It says a line and

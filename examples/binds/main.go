@@ -63,6 +63,7 @@ func main() {
 	handle("/symlink", func(r *http.Request) reply { return failed(os.Symlink(r.FormValue("to"), r.FormValue("from"))) })
 	handle("/flood", flood)
 	handle("/unix-full", unixFull)
+	handle("/lock", locked)
 	log.Fatal(http.ListenAndServe(*addr, nil))
 }
 

@@ -373,3 +373,99 @@ func unixFull(r *http.Request) reply {
 	time.Sleep(200 * time.Millisecond)
 	return reply{}
 }
+
+// locked tries what a socket of another network namespace would open: on a connection that was accepted from a listener
+// at listen, and on one that was made to to, it tries to get to other. "ok" is what has worked, anything else why not.
+func locked(r *http.Request) reply {
+	_, other, err := sockaddr(r.FormValue("other"), "")
+	if err != nil {
+		return failed(err)
+	}
+	_, listenAt, err := sockaddr(r.FormValue("listen"), "")
+	if err != nil {
+		return failed(err)
+	}
+	_, to, err := sockaddr(r.FormValue("to"), "")
+	if err != nil {
+		return failed(err)
+	}
+	listener, err := socket(syscall.AF_INET, true)
+	if err != nil {
+		return failed(err)
+	}
+	defer syscall.Close(listener)
+	syscall.SetsockoptInt(listener, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1)
+	if err := syscall.Bind(listener, listenAt); err != nil {
+		return failed(fmt.Errorf("bind: %w", err))
+	}
+	if err := syscall.Listen(listener, 16); err != nil {
+		return failed(fmt.Errorf("listen: %w", err))
+	}
+	dialled := func(to syscall.Sockaddr) (int, error) {
+		fd, err := socket(syscall.AF_INET, true)
+		if err != nil {
+			return -1, err
+		}
+		return fd, syscall.Connect(fd, to)
+	}
+	accepted := func() (int, error) {
+		client, err := dialled(listenAt)
+		if err != nil {
+			return -1, err
+		}
+		defer syscall.Close(client)
+		fd, _, err := syscall.Accept4(listener, syscall.SOCK_CLOEXEC)
+		return fd, err
+	}
+	// struct sockaddr with nothing in it: AF_UNSPEC.
+	dissolve := func(fd int) error {
+		_, _, errno := syscall.Syscall(syscall.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&[16]byte{})), 16)
+		return word(errno)
+	}
+	attempts := map[string]func(int) error{
+		"connect":  func(fd int) error { return syscall.Connect(fd, other) },
+		"dissolve": dissolve,
+		"reconnect": func(fd int) error {
+			dissolve(fd)
+			return syscall.Connect(fd, other)
+		},
+		"rebind": func(fd int) error {
+			dissolve(fd)
+			return syscall.Bind(fd, &syscall.SockaddrInet4{})
+		},
+		"listen": func(fd int) error {
+			dissolve(fd)
+			return syscall.Listen(fd, 1)
+		},
+		"fastopen": func(fd int) error {
+			dissolve(fd)
+			return syscall.Sendto(fd, []byte("x"), 0x20000000, other)
+		},
+	}
+	answer := reply{}
+	for kind, open := range map[string]func() (int, error){
+		"accepted": accepted,
+		"made":     func() (int, error) { return dialled(to) },
+	} {
+		for what, attempt := range attempts {
+			fd, err := open()
+			if err != nil {
+				return failed(fmt.Errorf("%s: %w", kind, err))
+			}
+			if err := attempt(fd); err == nil {
+				answer[kind+"-"+what] = "ok"
+			} else {
+				answer[kind+"-"+what] = failed(err)["errno"]
+			}
+			syscall.Close(fd)
+		}
+	}
+	return answer
+}
+
+func word(errno syscall.Errno) error {
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}

@@ -34,7 +34,7 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, send};
 use nix::sys::stat::{Mode, umask};
@@ -46,7 +46,7 @@ use self::serve::{Broker, Pace};
 use self::words::Words;
 use crate::plan::Step;
 use crate::policy::{Address, Egress};
-use crate::report::Sequence;
+use crate::report::{Sequence, still_there};
 use crate::sys;
 use crate::sys::seccomp::Instruction;
 
@@ -245,16 +245,6 @@ fn unix_door(path: &std::path::Path) -> Result<UnixDoor, Errno> {
     let directory = sys::fd::walk(root, directory.join(".").as_os_str().as_bytes())?;
     let directory = sys::mount::clone_tree(directory.as_raw_fd(), c"", true)?;
     Ok(UnixDoor { path: path.as_os_str().as_bytes().to_vec(), directory, name })
-}
-
-/// EPIPE where the other end of the channel is closed.
-fn still_there(channel: BorrowedFd<'_>) -> Result<(), Errno> {
-    let mut fds = [PollFd::new(channel, PollFlags::empty())];
-    poll(&mut fds, PollTimeout::ZERO)?;
-    match fds[0].any() {
-        Some(false) => Ok(()),
-        _ => Err(Errno::EPIPE),
-    }
 }
 
 struct Given {

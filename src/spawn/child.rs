@@ -6,12 +6,11 @@
 //! The order is that of `plan::Step`; `Sequence` sees to it.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, socket};
@@ -24,7 +23,7 @@ use super::init;
 use super::prepare::{Op, Place, Prepared, Tree, clone, first_free};
 use crate::broker;
 use crate::plan::{PathKind, Step};
-use crate::report::Sequence;
+use crate::report::{Sequence, still_there};
 use crate::sys;
 use crate::sys::mount::{ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
 
@@ -277,16 +276,6 @@ fn descriptors(p: &Prepared, channels: &Channels) -> Result<(), Errno> {
         sys::fd::dup_onto(listener.as_raw_fd(), number)?;
     }
     sys::fd::close_on_exec_from(end.unsigned_abs())
-}
-
-/// EPIPE where the supervisor's end of the channel is closed.
-fn still_there(setup: BorrowedFd<'_>) -> Result<(), Errno> {
-    let mut fds = [PollFd::new(setup, PollFlags::empty())];
-    poll(&mut fds, PollTimeout::ZERO)?;
-    match fds[0].any() {
-        Some(false) => Ok(()),
-        _ => Err(Errno::EPIPE),
-    }
 }
 
 /// Clones a source by its path, as the unprivileged have to, and makes sure
