@@ -1020,7 +1020,10 @@ fn both_ends_of_a_connection_have_the_same_names_for_it() {
 /// and none does in a tenant, whether it may connect to something or not.
 #[test]
 fn a_connection_of_the_hosts_network_leads_nowhere_else() {
-    const ATTEMPTS: [(&str, &str); 6] = [
+    const ATTEMPTS: [(&str, &str); 8] = [
+        ("share", "EPERM"),
+        // The control inside: a socket of its own.
+        ("share-own", "ok"),
         ("connect", "EISCONN"),
         ("dissolve", "EISCONN"),
         ("reconnect", "EISCONN"),

@@ -150,17 +150,27 @@ impl Caller {
             return Err(Errno::EINVAL);
         }
         let mut bytes = vec![0; length];
-        if length > 0 {
-            let read = process::read_memory(self.thread, call.args[1], &mut bytes)?;
-            if read < length {
-                return Err(Errno::EFAULT);
-            }
-        }
-        if !notify::is_waiting(broker.listener.as_fd(), call.id) {
-            return Err(Errno::ESRCH);
-        }
+        self.memory(broker, call, call.args[1], &mut bytes)?;
         let name = address::parse(&bytes);
         Ok((bytes, name))
+    }
+
+    /// Our own copy of the caller's memory.
+    pub(super) fn memory(
+        &self,
+        broker: &Broker,
+        call: &Notification,
+        at: u64,
+        bytes: &mut [u8],
+    ) -> Result<(), Errno> {
+        if !bytes.is_empty() && process::read_memory(self.thread, at, bytes)? < bytes.len() {
+            return Err(Errno::EFAULT);
+        }
+        if notify::is_waiting(broker.listener.as_fd(), call.id) {
+            Ok(())
+        } else {
+            Err(Errno::ESRCH)
+        }
     }
 }
 

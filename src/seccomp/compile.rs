@@ -238,8 +238,14 @@ impl Backwards {
                     Otherwise::Ask => RET_ASK,
                 });
                 let yes = self.answer(RET_ALLOW);
-                let clauses: Vec<&[Condition]> = clauses.iter().map(Vec::as_slice).collect();
-                self.any(&clauses, yes, no)
+                self.any(&slices(clauses), yes, no)
+            }
+            Verdict::WhenOrAsk(clauses, ask, value) => {
+                let no = self.answer(errno(*value));
+                let yes = self.answer(RET_ASK);
+                let otherwise = self.any(&slices(ask), yes, no);
+                let yes = self.answer(RET_ALLOW);
+                self.any(&slices(clauses), yes, otherwise)
             }
         }
     }
@@ -310,6 +316,10 @@ impl Backwards {
         self.reversed.reverse();
         self.reversed
     }
+}
+
+fn slices(clauses: &[Vec<Condition>]) -> Vec<&[Condition]> {
+    clauses.iter().map(Vec::as_slice).collect()
 }
 
 /// Where the low half of the condition's argument is.

@@ -65,26 +65,27 @@ fn expected(rules: &Rules, arch: Arch, number: u32, args: [u64; 6]) -> u32 {
         Some(Verdict::Kill) => RET_KILL_PROCESS,
         Some(Verdict::Ask) => RET_ASK,
         Some(Verdict::Errno(value)) => errno(*value),
-        Some(Verdict::When(clauses, otherwise)) => {
-            let holds = |c: &Condition| {
-                let value = args[usize::from(c.argument)];
-                let value = if c.width == Width::Int { value & 0xffff_ffff } else { value };
-                match c.operator {
-                    Operator::Is(v) => value == v,
-                    Operator::IsNot(v) => value != v,
-                    Operator::Masked(mask, v) => value & mask == v,
-                }
-            };
-            if clauses.iter().any(|clause| clause.iter().all(holds)) {
-                RET_ALLOW
-            } else {
-                match *otherwise {
-                    Otherwise::Errno(value) => errno(value),
-                    Otherwise::Ask => RET_ASK,
-                }
-            }
-        }
+        Some(Verdict::When(clauses, _)) if hold(clauses, args) => RET_ALLOW,
+        Some(Verdict::When(_, Otherwise::Errno(value))) => errno(*value),
+        Some(Verdict::When(_, Otherwise::Ask)) => RET_ASK,
+        Some(Verdict::WhenOrAsk(clauses, ..)) if hold(clauses, args) => RET_ALLOW,
+        Some(Verdict::WhenOrAsk(_, ask, _)) if hold(ask, args) => RET_ASK,
+        Some(Verdict::WhenOrAsk(_, _, value)) => errno(*value),
     }
+}
+
+/// Whether every condition of one of the clauses holds.
+fn hold(clauses: &[Vec<Condition>], args: [u64; 6]) -> bool {
+    let holds = |c: &Condition| {
+        let value = args[usize::from(c.argument)];
+        let value = if c.width == Width::Int { value & 0xffff_ffff } else { value };
+        match c.operator {
+            Operator::Is(v) => value == v,
+            Operator::IsNot(v) => value != v,
+            Operator::Masked(mask, v) => value & mask == v,
+        }
+    };
+    clauses.iter().any(|clause| clause.iter().all(holds))
 }
 
 /// Arguments around every constant that the rules compare with, the high half
@@ -92,10 +93,11 @@ fn expected(rules: &Rules, arch: Arch, number: u32, args: [u64; 6]) -> u32 {
 fn interesting(rules: &Rules) -> Vec<u64> {
     let mut values = vec![0, 1, 2, u64::from(u32::MAX), u64::MAX, 1 << 32];
     for (_, verdict) in &rules.calls {
-        let Verdict::When(clauses, _) = verdict else {
-            continue;
+        let asked = match verdict {
+            Verdict::WhenOrAsk(_, ask, _) => ask.as_slice(),
+            _ => &[],
         };
-        for condition in clauses.iter().flatten() {
+        for condition in verdict.clauses().unwrap_or_default().iter().chain(asked).flatten() {
             let (Operator::Is(v) | Operator::IsNot(v) | Operator::Masked(v, _)) =
                 condition.operator;
             values.extend([v, v.wrapping_add(1), v.wrapping_sub(1), v | 1 << 32, v | 1 << 63]);
@@ -115,10 +117,10 @@ fn every_number_gets_the_answer_of_the_rules() {
             let values = interesting(&rules);
             let edge = [X32_BIT - 1, X32_BIT, X32_BIT + 59, u32::MAX];
             for number in (0..=600).chain(edge) {
-                let conditional = arch
-                    .calls()
-                    .find(|(_, n)| *n == number)
-                    .is_some_and(|(call, _)| matches!(rules.get(call), Some(Verdict::When(..))));
+                let conditional =
+                    arch.calls().find(|(_, n)| *n == number).is_some_and(|(call, _)| {
+                        rules.get(call).is_some_and(|v| v.clauses().is_some())
+                    });
                 let sweep: &[u64] = if conditional { &values } else { &[0, u64::MAX] };
                 for &value in sweep {
                     for argument in 0..4 {
@@ -165,7 +167,7 @@ fn agrees_with_seccompiler() {
             };
             let clauses = match verdict {
                 Verdict::Allow => Vec::new(),
-                Verdict::When(clauses, _) => clauses
+                Verdict::When(clauses, _) | Verdict::WhenOrAsk(clauses, ..) => clauses
                     .iter()
                     .map(|clause| {
                         SeccompRule::new(

@@ -106,6 +106,10 @@ const SOCKET_OPTIONS: [(u64, u64); 22] = [
     (41, 67), // IPV6_TCLASS
 ];
 
+fn socket_options() -> Vec<Vec<Condition>> {
+    SOCKET_OPTIONS.iter().map(|&(l, o)| vec![int(1, l), int(2, o)]).collect()
+}
+
 /// The answer to `name` where a policy gives it out.
 pub(super) fn verdict(name: &str, network: &NetworkMode) -> Verdict {
     let when = |clauses: Vec<Vec<Condition>>| Verdict::When(clauses, Otherwise::Errno(EPERM));
@@ -168,9 +172,12 @@ pub(super) fn verdict(name: &str, network: &NetworkMode) -> Verdict {
         "shutdown" => one_of(1, &[1]),
         // Options stick to a shared listener, and some of them spoil it for
         // good or name the host's interfaces, so only those that net has.
-        "setsockopt" => {
-            when(SOCKET_OPTIONS.iter().map(|&(l, o)| vec![int(1, l), int(2, o)]).collect())
+        // SO_REUSEPORT, which some servers set on each of their sockets, goes to
+        // the broker: on those that are shared it would let others in.
+        "setsockopt" if private => {
+            Verdict::WhenOrAsk(socket_options(), vec![vec![int(1, 1), int(2, 15)]], EPERM)
         }
+        "setsockopt" => when(socket_options()),
         // Not leases and directory notices, with which a tenant could hold up
         // the host's processes, nor signals to others by way of a descriptor.
         "fcntl" => when(vec![

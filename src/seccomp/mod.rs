@@ -30,6 +30,23 @@ pub enum Verdict {
     Ask,
     /// Carried out if every condition of one of the clauses holds.
     When(Vec<Vec<Condition>>, Otherwise),
+    /// The same; the broker is asked where one of the second clauses holds.
+    WhenOrAsk(Vec<Vec<Condition>>, Vec<Vec<Condition>>, i32),
+}
+
+impl Verdict {
+    /// What is carried out on, for a call that is on conditions.
+    pub fn clauses(&self) -> Option<&[Vec<Condition>]> {
+        match self {
+            Self::When(clauses, _) | Self::WhenOrAsk(clauses, ..) => Some(clauses),
+            Self::Allow | Self::Errno(_) | Self::Kill | Self::Ask => None,
+        }
+    }
+
+    /// Whether the broker may be asked.
+    fn asks(&self) -> bool {
+        matches!(self, Self::Ask | Self::When(_, Otherwise::Ask) | Self::WhenOrAsk(..))
+    }
 }
 
 /// The answer to a call whose conditions do not hold.
@@ -57,20 +74,17 @@ impl Rules {
 
     /// How many calls are carried out, always or on conditions.
     pub fn allowed(&self) -> usize {
-        self.count(|v| matches!(v, Verdict::Allow | Verdict::Ask | Verdict::When(..)))
+        self.count(|v| !matches!(v, Verdict::Errno(_) | Verdict::Kill))
     }
 
     /// The calls that the broker is asked about, always or on conditions.
     pub fn asked(&self) -> impl Iterator<Item = &'static str> {
-        self.calls
-            .iter()
-            .filter(|(_, v)| matches!(v, Verdict::Ask | Verdict::When(_, Otherwise::Ask)))
-            .map(|(name, _)| *name)
+        self.calls.iter().filter(|(_, verdict)| verdict.asks()).map(|(name, _)| *name)
     }
 
     /// How many are carried out on conditions.
     pub fn conditional(&self) -> usize {
-        self.count(|v| matches!(v, Verdict::When(..)))
+        self.count(|v| v.clauses().is_some())
     }
 
     /// How many end the process.
@@ -232,7 +246,10 @@ mod tests {
         assert!(calls.len() > 100, "{} is not what derive writes", calls.len());
         for call in calls {
             assert!(
-                matches!(rules.get(call), Some(Verdict::Allow | Verdict::When(..))),
+                matches!(
+                    rules.get(call),
+                    Some(Verdict::Allow | Verdict::When(..) | Verdict::WhenOrAsk(..))
+                ),
                 "{call} was observed and is {:?}",
                 rules.get(call)
             );
