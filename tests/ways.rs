@@ -1016,6 +1016,99 @@ fn both_ends_of_a_connection_have_the_same_names_for_it() {
     });
 }
 
+/// The host's resolver: it knows three names, and counts what it is asked.
+fn resolver(asked: &Arc<Mutex<Vec<String>>>) {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:53").unwrap();
+    let asked = Arc::clone(asked);
+    // Ends with the test's process.
+    std::thread::spawn(move || {
+        let mut bytes = [0; 2048];
+        while let Ok((length, from)) = socket.recv_from(&mut bytes) {
+            // RFC 1035, 4.1: twelve bytes of header, then labels up to an empty one.
+            let end = 12 + bytes[12..length].iter().position(|&b| b == 0).unwrap() + 1;
+            let mut name = String::new();
+            let mut at = 12;
+            while bytes[at] != 0 {
+                let next = at + 1 + usize::from(bytes[at]);
+                name.push_str(std::str::from_utf8(&bytes[at + 1..next]).unwrap());
+                name.push('.');
+                at = next;
+            }
+            asked.lock().unwrap().push(name.clone());
+            let address = match (name.as_str(), bytes[end + 1]) {
+                ("api.example.com.", 1) => Some([203, 0, 113, 5]),
+                ("inner.example.com.", 1) => Some([10, 0, 0, 1]),
+                ("rebound.example.com.", 1) => Some([127, 0, 0, 1]),
+                _ => None,
+            };
+            let mut reply = bytes[..end + 4].to_vec();
+            reply[2..12].copy_from_slice(&[
+                0x81,
+                0x80,
+                0,
+                1,
+                0,
+                u8::from(address.is_some()),
+                0,
+                0,
+                0,
+                0,
+            ]);
+            if let Some(address) = address {
+                // The name of the question, A, IN, a minute, four bytes.
+                reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+                reply.extend(address);
+            }
+            socket.send_to(&reply, from).unwrap();
+        }
+    });
+}
+
+#[test]
+fn listed_names_are_found_and_lead_no_further() {
+    apart(|| {
+        let far = addresses();
+        let (server, near) = (far.listen("[::]:7000"), outside("0.0.0.0:7000"));
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        resolver(&asked);
+        let dir = TempDir::new();
+        let conf = dir.file("resolv.conf", "nameserver 127.0.0.1\n");
+        let script = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+        let own_conf = |sandbox: Sandbox| {
+            let words = ["unshare", "-m", "sh", "-c", script, conf.to_str().unwrap()];
+            sandbox.wrapped(words)
+        };
+        let start =
+            |rules: &[(&str, &str)]| Binds::start(own_conf(Sandbox::example("binds")), rules);
+        let app = start(&[("--egress", "*.example.com:7000")]);
+        let answer = app.reaches("/dial?to=api.example.com:7000");
+        assert_eq!(answer["remote"], "203.0.113.5:7000");
+        assert_eq!(server.met(), 1);
+        // Its address, now that it is known, and no other port.
+        app.reaches("/dial?to=203.0.113.5:7000");
+        app.refused("/dial?to=api.example.com:7001", "EACCES");
+        assert!(app.says("to allow it, add egress = [\"*.example.com:7001\"]"), "{app:?}");
+        // An address that no name led to.
+        app.refused("/dial?to=203.0.113.6:7000", "EACCES");
+        // A name that leads into the host's networks, or to the tenant itself.
+        app.refused("/dial?to=inner.example.com:7000", "EACCES");
+        app.refused("/dial?to=rebound.example.com:7000", "ECONNREFUSED");
+        // A name that is not listed is not asked for.
+        let text = app.ask("/dial?to=api.example.org:7000")["error"].to_string();
+        assert!(text.contains("no such host"), "{text}");
+        assert!(app.says("look-up of api.example.org denied"), "{app:?}");
+        drop(app);
+        assert!(asked.lock().unwrap().iter().all(|name| name.ends_with(".example.com.")));
+        // Nobody is asked where no name is listed.
+        let before = asked.lock().unwrap().len();
+        let app = start(&[("--egress", "203.0.113.5:7000")]);
+        app.reaches("/dial?to=203.0.113.5:7000");
+        let text = app.ask("/dial?to=api.example.com:7000")["error"].to_string();
+        assert!(text.contains("lookup api.example.com"), "{text}");
+        assert_eq!((asked.lock().unwrap().len(), near.met()), (before, 0));
+    });
+}
+
 /// What a socket of the host's network would open: each attempt works outside,
 /// and none does in a tenant, whether it may connect to something or not.
 #[test]
