@@ -204,7 +204,6 @@ const EVERYWHERE: &[(&str, Answers)] = &[
     ("socket-xdp", DENIED),
     ("socket-key", DENIED),
     ("socket-tipc", DENIED),
-    ("sendmmsg-fastopen", DENIED),
     ("siocgifconf-listener", DENIED),
     ("siocgifconf-high-bits", DENIED),
     ("listener-shutdown-rd", DENIED),
@@ -225,6 +224,7 @@ const BY_NETWORK: &[(&str, Answers, Answers)] = &[
     ("sendto-udp", &["EAGAIN", "EINTR"], WORKS),
     ("sendto-fastopen", NO_WAY_OUT, WORKS),
     ("sendmsg-fastopen", NO_WAY_OUT, WORKS),
+    ("sendmmsg-fastopen", NO_WAY_OUT, WORKS),
     ("listener-rebind", BOUND, WORKS),
     ("listener-accepted-rebind", BOUND, WORKS),
     // The broker answers 0 and leaves the queue as long as it was.

@@ -16,22 +16,6 @@ use common::{
 };
 use nix::sys::signal::Signal::{SIGINT, SIGTERM};
 
-/// Debian builds its Go programs with cgo: they need the interpreter that they
-/// name, at that path, and the C library where it looks for it. The sources are
-/// links on a merged /usr, so they are written as what they lead to.
-fn with_libraries(sandbox: Sandbox) -> Sandbox {
-    let interpreter = match std::env::consts::ARCH {
-        "x86_64" => "/lib64/ld-linux-x86-64.so.2",
-        "aarch64" => "/lib/ld-linux-aarch64.so.1",
-        other => panic!("what is the interpreter of {other}?"),
-    };
-    let libraries = format!("/lib/{}-linux-gnu", std::env::consts::ARCH);
-    [interpreter, &libraries].into_iter().fold(sandbox, |sandbox, inside| {
-        let source = std::fs::canonicalize(inside).unwrap();
-        sandbox.option("--bind-ro", format!("{}:{inside}", source.display()))
-    })
-}
-
 /// A sandbox with a declared listener, and its address: one that nobody else
 /// gets in between.
 fn listening(sandbox: Sandbox) -> (Sandbox, SocketAddr) {
@@ -93,7 +77,7 @@ fn caddy_serves_files_and_forwards_where_it_may() {
     dir.dir("site", 0);
     dir.file("site/index.html", "a page\n");
     dir.file("site/large", &"x".repeat(100_000));
-    let sandbox = with_libraries(Sandbox::new(caddy));
+    let sandbox = Sandbox::new(caddy).with_libraries();
     let (sandbox, address) = listening(sandbox);
     let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let upstream = serve("from above\n");
@@ -154,7 +138,7 @@ fn prometheus_scrapes_what_is_listed_and_nothing_else() {
         "global: {{scrape_interval: 1s}}\nscrape_configs:\n\
          - {{job_name: all, static_configs: [{{targets: ['{listed}', '{unlisted}', '192.0.2.7:80']}}]}}\n"
     );
-    let (sandbox, address) = listening(with_libraries(Sandbox::new(prometheus)));
+    let (sandbox, address) = listening(Sandbox::new(prometheus).with_libraries());
     let sandbox = read_only(sandbox, &dir.file("prometheus.yml", &text), "/etc/prometheus.yml")
         .option("--egress", listed.to_string())
         .args(["--config.file=/etc/prometheus.yml", "--storage.tsdb.path=/tmp/data"])

@@ -1098,6 +1098,14 @@ fn listed_names_are_found_and_lead_no_further() {
         assert!(text.contains("no such host"), "{text}");
         assert!(app.says("look-up of api.example.org denied"), "{app:?}");
         drop(app);
+        // The C library's resolver, which sends both questions by one sendmmsg.
+        let getent = |name: &str| {
+            let sandbox = own_conf(Sandbox::new("/usr/bin/getent")).with_libraries();
+            sandbox.option("--egress", "*.example.com:7000").args(["ahosts", name]).run()
+        };
+        let found = getent("api.example.com");
+        assert!(found.stdout().contains("203.0.113.5"), "{found:?}");
+        assert_eq!(getent("api.example.org").code(), Some(2));
         assert!(asked.lock().unwrap().iter().all(|name| name.ends_with(".example.com.")));
         // Nobody is asked where no name is listed.
         let before = asked.lock().unwrap().len();

@@ -1,4 +1,4 @@
-//! bind, listen, connect, shutdown and one setsockopt in the tenant's place.
+//! bind, listen, connect, shutdown and some of setsockopt in the tenant's place.
 //!
 //! Three kinds of sockets: the tenant's *own*, born in its network namespace,
 //! with which it may do what it likes, because nothing can be reached from
@@ -19,6 +19,7 @@ use super::caller::{Caller, Procfs, Socket, int, own_path, set_blocking};
 use super::egress::Decision;
 use super::serve::{Broker, PATIENCE, Pending, RETRY, Then};
 use super::{UnixDoor, local};
+use crate::seccomp::OWN_SOCKET_OPTIONS;
 use crate::sys::net;
 use crate::sys::notify::Notification;
 
@@ -46,7 +47,7 @@ pub(super) fn answer(
         libc::SYS_listen => listening(broker, call, &socket),
         libc::SYS_connect => connect(broker, call, caller, socket),
         libc::SYS_shutdown => shut_down(broker, call, &socket),
-        libc::SYS_setsockopt => reuse_port(broker, call, caller, &socket),
+        libc::SYS_setsockopt => own_option(broker, call, caller, &socket),
         // The filter asks about no other.
         _ => Err(Errno::EPERM),
     }
@@ -148,25 +149,28 @@ fn shut_down(broker: &Broker, call: &Notification, socket: &Socket) -> Result<An
     Ok(DONE)
 }
 
-/// SO_REUSEPORT, and no other option comes here. On a socket that others share it
-/// would let whoever has its id share the port as well.
-fn reuse_port(
+/// An option that is set on the tenant's own sockets only. SO_REUSEPORT on one
+/// that others share would let whoever has its id share the port as well.
+fn own_option(
     broker: &Broker,
     call: &Notification,
     caller: &Caller,
     socket: &Socket,
 ) -> Result<Answer, Errno> {
-    let asked = (int(call.args[1]), int(call.args[2]));
-    if !broker.is_own(socket) || asked != (libc::SOL_SOCKET, libc::SO_REUSEPORT) {
+    let (level, name) = (int(call.args[1]), int(call.args[2]));
+    let known = OWN_SOCKET_OPTIONS
+        .iter()
+        .any(|&(l, n)| (i32::try_from(l), i32::try_from(n)) == (Ok(level), Ok(name)));
+    if !known || !broker.is_own(socket) {
         return Err(Errno::EPERM);
     }
-    // As the kernel has it: an int at least, and the rest is not looked at.
+    // Each is an int, and the kernel does not look at more.
     let mut value = [0; size_of::<i32>()];
     if usize::try_from(int(call.args[4])).map_err(|_| Errno::EINVAL)? < value.len() {
         return Err(Errno::EINVAL);
     }
     caller.memory(broker, call, call.args[3], &mut value)?;
-    net::set_option(socket.fd.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, &value)?;
+    net::set_option(socket.fd.as_fd(), level, name, &value)?;
     Ok(DONE)
 }
 

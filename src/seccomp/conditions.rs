@@ -106,6 +106,13 @@ const SOCKET_OPTIONS: [(u64, u64); 22] = [
     (41, 67), // IPV6_TCLASS
 ];
 
+/// (level, option) of setsockopt(2) that the broker sets on a tenant's own sockets.
+pub const OWN_SOCKET_OPTIONS: [(u64, u64); 3] = [
+    (1, 15),  // SOL_SOCKET: SO_REUSEPORT, of caddy and others
+    (0, 11),  // IPPROTO_IP: IP_RECVERR, of the C library's resolver
+    (41, 25), // IPPROTO_IPV6: IPV6_RECVERR
+];
+
 fn socket_options() -> Vec<Vec<Condition>> {
     SOCKET_OPTIONS.iter().map(|&(l, o)| vec![int(1, l), int(2, o)]).collect()
 }
@@ -172,10 +179,11 @@ pub(super) fn verdict(name: &str, network: &NetworkMode) -> Verdict {
         "shutdown" => one_of(1, &[1]),
         // Options stick to a shared listener, and some of them spoil it for
         // good or name the host's interfaces, so only those that net has.
-        // SO_REUSEPORT, which some servers set on each of their sockets, goes to
-        // the broker: on those that are shared it would let others in.
+        // What is harmless on a socket of the tenant's own and not on one that is
+        // shared, such as SO_REUSEPORT, which would let others in.
         "setsockopt" if private => {
-            Verdict::WhenOrAsk(socket_options(), vec![vec![int(1, 1), int(2, 15)]], EPERM)
+            let asked = OWN_SOCKET_OPTIONS.iter().map(|&(l, o)| vec![int(1, l), int(2, o)]);
+            Verdict::WhenOrAsk(socket_options(), asked.collect(), EPERM)
         }
         "setsockopt" => when(socket_options()),
         // Not leases and directory notices, with which a tenant could hold up

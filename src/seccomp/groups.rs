@@ -168,6 +168,7 @@ pub static GROUPS: &[Group] = &[
             "sendto",
             "recvfrom",
             "sendmsg",
+            "sendmmsg",
             "recvmsg",
         ],
     },

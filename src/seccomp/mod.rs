@@ -11,7 +11,7 @@ mod groups;
 mod table;
 
 pub use compile::{Arch, BROKER_CALLS, broker_filter, compile, init_filter};
-pub use conditions::{Condition, Operator, Width};
+pub use conditions::{Condition, OWN_SOCKET_OPTIONS, Operator, Width};
 pub use groups::{GROUPS, Group};
 pub use table::table;
 
