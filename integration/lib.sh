@@ -52,6 +52,38 @@ tenant() {
 		"$GOSANDBOX" run --tenant "$name" "$@"
 }
 
+# pair NAME PORT GRACE COMMAND...: a socket unit and the service that its first connection starts, as an operator writes
+# them. Each test has a NAME of its own, since systemd finds new units by itself but has to be told of changed ones,
+# which takes long.
+UNITS=/run/systemd/system PAIRS=
+pair() {
+	local name=$1 port=$2 grace=$3
+	shift 3
+	[ ! -e "$UNITS/gosandbox@$name.service" ] || fail "$UNITS/gosandbox@$name.service is there already"
+	echo "gosandbox@$name.service" >>"$WORK/units"
+	cat >"$UNITS/gosandbox@$name.socket" <<-END
+		[Socket]
+		ListenStream=127.0.0.1:$port
+		FileDescriptorName=http
+		Service=gosandbox@$name.service
+		Slice=$SLICE
+	END
+	cat >"$UNITS/gosandbox@$name.service" <<-END
+		[Service]
+		Type=notify
+		NotifyAccess=main
+		ExecStart=$GOSANDBOX run --tenant %i --grace ${grace}s --listen http=tcp:127.0.0.1:$port $*
+		Delegate=yes
+		KillMode=mixed
+		TimeoutStopSec=40
+		Slice=$SLICE
+	END
+	PAIRS="$PAIRS gosandbox@$name"
+	# shellcheck disable=SC2064 # as they are now
+	trap "for unit in $PAIRS; do systemctl stop \$unit.socket; rm -f '$UNITS'/\$unit.*; done" EXIT
+	systemctl start "gosandbox@$name.socket"
+}
+
 property() { systemctl show --value -p "$2" "$1"; }
 # The directory of a unit's cgroup.
 cgroup() { echo "/sys/fs/cgroup$(property "$1" ControlGroup)"; }

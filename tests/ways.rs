@@ -14,7 +14,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -1121,8 +1121,10 @@ fn listed_names_are_found_and_lead_no_further() {
 /// and none does in a tenant, whether it may connect to something or not.
 #[test]
 fn a_connection_of_the_hosts_network_leads_nowhere_else() {
-    const ATTEMPTS: [(&str, &str); 8] = [
+    const ATTEMPTS: [(&str, &str); 9] = [
         ("share", "EPERM"),
+        // EPROTONOSUPPORT: what was MPTCP is TCP outside.
+        ("multipath", "93"),
         // The control inside: a socket of its own.
         ("share-own", "ok"),
         ("connect", "EISCONN"),
@@ -1427,6 +1429,63 @@ fn a_full_queue_inside_costs_nothing() {
 }
 
 // ---- The broker itself.
+
+/// Of the host's files it holds clones, above which there is nothing, and of the
+/// supervisor's environment nothing.
+#[test]
+fn a_broker_holds_no_way_to_the_hosts_files() {
+    both(|by| {
+        let dir = TempDir::new();
+        let rule = format!("unix:{}/server.sock", dir.path().display());
+        let sandbox = by(Sandbox::example("binds")).env("WAYS_SECRET", "of the supervisor");
+        let app = Binds::start(sandbox, &[("--egress", &rule)]);
+        let broker = broker_of(&app.running);
+        let id = |path: PathBuf| path.metadata().map(|data| (data.dev(), data.ino())).unwrap();
+        let mut directories = 0;
+        for entry in std::fs::read_dir(format!("/proc/{broker}/fd")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories += 1;
+                assert_eq!(id(path.join("..")), id(path.clone()), "{}", path.display());
+            }
+        }
+        // /proc and the directory of the socket.
+        assert_eq!(directories, 2);
+        let root = PathBuf::from(format!("/proc/{broker}/root/app"));
+        assert!(root.join("binds").exists(), "its root is the tenant's");
+        let environment = |pid| std::fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
+        assert!(environment(app.running.pid()).contains("of the supervisor"), "the control");
+        assert!(!environment(broker).contains("of the supervisor"));
+        // Control: what is open in the ordinary way has something above it.
+        let open = File::open(dir.path()).unwrap();
+        let path = PathBuf::from(format!("/proc/self/fd/{}", open.as_raw_fd()));
+        assert_ne!(id(path.join("..")), id(path));
+    });
+}
+
+/// Its port may be another's as well, to whom the connection would go.
+#[test]
+fn a_listener_whose_port_is_shared_is_not_dialled_for_its_tenant() {
+    both(|by| {
+        let new = || {
+            let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
+            let fd = fd.unwrap();
+            setsockopt(&fd, sockopt::ReusePort, &true).unwrap();
+            let SocketAddr::V4(to) = at("127.0.0.1:8102") else { panic!() };
+            bind(fd.as_raw_fd(), &SockaddrIn::from(to)).unwrap();
+            listen(&fd, Backlog::new(16).unwrap()).unwrap();
+            TcpListener::from(fd)
+        };
+        let (own, _others) = (new(), outside_with(new()));
+        let control = TcpListener::bind(at(CONTROL)).unwrap();
+        let sandbox = by(Sandbox::example("binds"));
+        let sandbox = sandbox.inherit(control, "control").inherit(own, "shared");
+        let mut running = sandbox.arg("-addr").arg(CONTROL).start();
+        listening(&mut running, CONTROL);
+        let app = Binds { running };
+        app.refused("/dial?to=127.0.0.1:8102", "ECONNREFUSED");
+    });
+}
 
 #[test]
 fn a_tenant_whose_broker_is_killed_ends_too() {

@@ -425,6 +425,21 @@ func locked(r *http.Request) reply {
 	attempts := map[string]func(int) error{
 		// Not refused on a socket of its own, on which it leads nowhere.
 		"share": func(fd int) error { return syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, 15, 1) },
+		// Whether a connection stays MPTCP, whose far end may announce other addresses.
+		"multipath": func(int) error {
+			fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 262)
+			if err != nil {
+				return err
+			}
+			defer syscall.Close(fd)
+			if err := syscall.Connect(fd, to); err != nil {
+				return err
+			}
+			if protocol, err := syscall.GetsockoptInt(fd, syscall.SOL_SOCKET, 38); err != nil || protocol == 262 {
+				return err
+			}
+			return syscall.EPROTONOSUPPORT
+		},
 		"share-own": func(int) error {
 			own, err := socket(syscall.AF_INET, true)
 			if err != nil {

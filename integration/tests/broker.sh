@@ -1,31 +1,5 @@
 # The broker under systemd, on the kernel of a distribution: no PIDFD_THREAD, no synchronous wake-ups, Yama.
 
-UNITS=/run/systemd/system
-
-# socket NAME PORT COMMAND...: a socket unit, and the service that its first connection starts.
-socket() {
-	local name=$1 port=$2
-	shift 2
-	echo "gosandbox@$name.service" >>"$WORK/units"
-	cat >"$UNITS/gosandbox@$name.socket" <<-END
-		[Socket]
-		ListenStream=127.0.0.1:$port
-		Service=gosandbox@$name.service
-		Slice=$SLICE
-	END
-	cat >"$UNITS/gosandbox@$name.service" <<-END
-		[Service]
-		Type=notify
-		NotifyAccess=main
-		ExecStart=$GOSANDBOX run --tenant %i --grace 5s --listen tcp:127.0.0.1:$port $*
-		Delegate=yes
-		KillMode=mixed
-		Slice=$SLICE
-	END
-	trap "systemctl stop gosandbox@$name.socket gosandbox@$name.service; rm -f '$UNITS/gosandbox@$name'.*" EXIT
-	systemctl start "gosandbox@$name.socket"
-}
-
 # The child of SUPERVISOR that is its broker.
 broker_of() {
 	local child
@@ -37,7 +11,7 @@ broker_of() {
 test_an_unmodified_server_is_started_by_the_first_connection() {
 	for go in 1.19 1.27; do
 		name=plain$(echo $go | tr -d .) port=181${go#*.}
-		socket "$name" "$port" "$APPS/$go/plain" -addr ":$port"
+		pair "$name" "$port" 5 "$APPS/$go/plain" -addr ":$port"
 		is 'its main process before' "$(property "gosandbox@$name.service" MainPID)" 0
 		is "the answer with Go $go" "$(get "$port" /)" 'hello from a plain server'
 		app=$(app_of "$(cgroup "gosandbox@$name.service")/$name")

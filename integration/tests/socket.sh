@@ -1,35 +1,5 @@
 # Socket activation by systemd, with units as an operator writes them.
 
-UNITS=/run/systemd/system
-
-# pair NAME PORT GRACE COMMAND...: each test has a NAME of its own, since systemd finds new units by itself but has to be
-# told of changed ones, which takes long.
-pair() {
-	local name=$1 port=$2 grace=$3
-	shift 3
-	[ ! -e "$UNITS/gosandbox@$name.service" ] || fail "$UNITS/gosandbox@$name.service is there already"
-	echo "gosandbox@$name.service" >>"$WORK/units"
-	cat >"$UNITS/gosandbox@$name.socket" <<-END
-		[Socket]
-		ListenStream=127.0.0.1:$port
-		FileDescriptorName=http
-		Service=gosandbox@$name.service
-		Slice=$SLICE
-	END
-	cat >"$UNITS/gosandbox@$name.service" <<-END
-		[Service]
-		Type=notify
-		NotifyAccess=main
-		ExecStart=$GOSANDBOX run --tenant %i --grace ${grace}s --listen http=tcp:127.0.0.1:$port $*
-		Delegate=yes
-		KillMode=mixed
-		TimeoutStopSec=40
-		Slice=$SLICE
-	END
-	trap "systemctl stop gosandbox@$name.socket; rm -f '$UNITS/gosandbox@$name'.*" EXIT
-	systemctl start "gosandbox@$name.socket"
-}
-
 test_the_first_connection_starts_the_tenant_and_is_answered() {
 	pair acme 18040 20 "$APPS/1.27/web"
 	service=gosandbox@acme.service

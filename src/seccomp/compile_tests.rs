@@ -252,3 +252,26 @@ fn far_targets_are_reached() {
         }
     }
 }
+
+/// What init and the broker live under: their own calls, and death for others.
+#[test]
+fn our_own_processes_may_make_their_calls_and_no_others() {
+    let arch = Arch::native().audit();
+    let number = |call: libc::c_long| u32::try_from(call).unwrap();
+    let broker = broker_filter().unwrap();
+    let init = init_filter().unwrap();
+    for call in 0..600 {
+        let expected = if BROKER_CALLS.iter().any(|&known| number(known) == call) {
+            RET_ALLOW
+        } else {
+            RET_KILL_PROCESS
+        };
+        assert_eq!(run(&broker, arch, call, [0; 6]), expected, "{call}");
+    }
+    let allowed = (0..600).filter(|&call| run(&init, arch, call, [0; 6]) == RET_ALLOW).count();
+    assert_eq!(allowed, 8);
+    for call in [libc::SYS_execve, libc::SYS_clone, libc::SYS_ptrace, libc::SYS_openat2] {
+        assert_eq!(run(&broker, arch, number(call), [0; 6]), RET_KILL_PROCESS);
+        assert_eq!(run(&init, arch, number(call), [0; 6]), RET_KILL_PROCESS);
+    }
+}

@@ -137,6 +137,8 @@ impl Prepared {
             .map(|socket| crate::sys::fd::dup_above(socket.fd.as_raw_fd(), floor))
             .collect::<Result<_, _>>()
             .map_err(|e| fail(Step::Descriptors, "", e))?;
+        let last_capability = last_capability()
+            .map_err(|e| fail(Step::BoundingSet, "/proc/sys/kernel/cap_last_cap", e))?;
         let map = |host: u32| format!("{} {host} 1", plan.identity.inside);
         Ok(Self {
             namespaces,
@@ -161,8 +163,7 @@ impl Prepared {
             init_filter: init_filter()
                 .map_err(|_| fail(Step::InitLock, "seccomp", Errno::EINVAL))?,
             listeners,
-            last_capability: last_capability()
-                .map_err(|e| fail(Step::BoundingSet, "/proc/sys/kernel/cap_last_cap", e))?,
+            last_capability,
             stdin: match plan.stdin {
                 Stdin::Inherited => None,
                 Stdin::Null => {
@@ -172,7 +173,11 @@ impl Prepared {
                 }
             },
             stack: Some(Stack::new()),
-            broker: plan.broker.as_ref().map(|asked| broker(plan, asked, sockets)).transpose()?,
+            broker: plan
+                .broker
+                .as_ref()
+                .map(|asked| broker(plan, asked, sockets, last_capability))
+                .transpose()?,
         })
     }
 }
@@ -181,6 +186,7 @@ fn broker(
     plan: &Plan,
     asked: &BrokerPlan,
     sockets: &[Socket],
+    last_capability: u8,
 ) -> Result<broker::Setup, StartError> {
     let fail = |object: &str, errno| StartError::new(&plan.tenant, Step::Broker, object, errno);
     let door = |socket: &Socket| {
@@ -192,7 +198,7 @@ fn broker(
         doors: sockets.iter().map(door).collect::<Result<_, _>>()?,
         egress: asked.egress.clone(),
         resolvers: asked.resolvers.clone(),
-        last_capability: last_capability().map_err(|e| fail("/proc/sys/kernel/cap_last_cap", e))?,
+        last_capability,
         filter: broker_filter().map_err(|_| fail("seccomp", Errno::EINVAL))?,
     })
 }

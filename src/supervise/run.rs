@@ -335,3 +335,18 @@ fn perform(action: Action, running: &Running, notifier: &Notifier) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_that_talks_without_end_is_shown_for_a_while_each_minute() {
+        let mut lines = Lines::new();
+        let shown = |lines: &mut Lines, now| (0..1000).filter(|_| lines.take(now)).count();
+        let now = lines.since;
+        assert_eq!(shown(&mut lines, now), 60);
+        assert_eq!(shown(&mut lines, now + Duration::from_secs(59)), 0);
+        assert_eq!(shown(&mut lines, now + Duration::from_secs(60)), 60);
+    }
+}
