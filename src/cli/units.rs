@@ -124,6 +124,7 @@ fn service(plan: &Plan, flags: &[&OsString], args: &[OsString], options: &UnitsO
         line.join(" "),
         plan.grace.as_secs() + 5
     );
+    text.push_str(subgroup(systemd_version()));
     if options.dynamic_user {
         // The tenant's id is then the unit's, and gosandbox has no privilege.
         text.push_str(
@@ -132,6 +133,30 @@ fn service(plan: &Plan, flags: &[&OsString], args: &[OsString], options: &UnitsO
         );
     }
     text
+}
+
+/// Where systemd can put the supervisor into a leaf of the delegated cgroup, it
+/// need not move there itself. An older one would warn of a key that it does not
+/// know: systemd.resource-control(5). No tenant can have this name, and one that
+/// begins with an underscore systemd does not take.
+fn subgroup(systemd: Option<u32>) -> &'static str {
+    if systemd.is_some_and(|version| version >= 254) {
+        "DelegateSubgroup=supervisor_\n"
+    } else {
+        ""
+    }
+}
+
+/// The version of this machine's systemd, where it has one.
+fn systemd_version() -> Option<u32> {
+    let output = std::process::Command::new("systemctl").arg("--version").output().ok()?;
+    version(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// The number in the first line of `systemctl --version`.
+fn version(text: &str) -> Option<u32> {
+    let number = text.strip_prefix("systemd ")?;
+    number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 /// One word of ExecStart=: systemd.service(5), "COMMAND LINES". Specifiers and
@@ -176,6 +201,22 @@ fn socket(listeners: &[ListenerPlan]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_supervisor_is_put_into_a_leaf_where_systemd_can() {
+        for (text, expected) in [
+            ("systemd 252 (252.39-1~deb12u1)\n+PAM +AUDIT\n", Some(252)),
+            ("systemd 257 (257.9-1)\n", Some(257)),
+            ("systemd 254~rc1\n", Some(254)),
+            ("busybox\n", None),
+            ("", None),
+        ] {
+            assert_eq!(version(text), expected, "{text:?}");
+        }
+        assert_eq!(subgroup(Some(254)), "DelegateSubgroup=supervisor_\n");
+        assert_eq!((subgroup(Some(253)), subgroup(None)), ("", ""));
+        assert!("supervisor_".parse::<crate::value::Tenant>().is_err());
+    }
 
     #[test]
     fn words_are_what_systemd_reads_back() {
