@@ -71,6 +71,10 @@ tables: ## write policies/SYSCALLS.md anew
 derive: ## trace the examples anew into policies/observed.tsv
 	@policies/derive
 
+.PHONY: parameters
+parameters: ## write src/seccomp/parameters.tsv anew from this kernel (root)
+	@policies/parameters
+
 .PHONY: bench-launch
 bench-launch: build ## time a Go hello: bare, C floor, bubblewrap, gosandbox
 	@tests/need bwrap bubblewrap

@@ -8,11 +8,13 @@
 mod compile;
 mod conditions;
 mod groups;
+mod parameters;
 mod table;
 
 pub use compile::{Arch, BROKER_CALLS, broker_filter, compile, init_filter};
 pub use conditions::{Condition, OWN_SOCKET_OPTIONS, Operator, Width};
 pub use groups::{GROUPS, Group};
+pub use parameters::{Kind, Parameter, parameters, written};
 pub use table::table;
 
 use crate::policy::NetworkMode;
