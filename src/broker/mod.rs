@@ -16,6 +16,7 @@ mod address;
 mod answer;
 mod caller;
 mod calls;
+mod denials;
 mod dns;
 mod egress;
 mod local;
@@ -23,8 +24,9 @@ mod resolver;
 mod serve;
 mod words;
 
+pub(crate) use denials::Denial;
 pub(crate) use resolver::{NAME_SERVER, upstream};
-pub(crate) use words::{LINE, LISTENING, LONGEST_LINE};
+pub(crate) use words::{DENIED, LINE, LISTENING, LONGEST};
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -41,12 +43,14 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, chroot, fchdir, setresgid, setresuid};
 
 use self::caller::Procfs;
+use self::denials::Denials;
 use self::resolver::Resolver;
 use self::serve::{Broker, Pace};
 use self::words::Words;
 use crate::plan::Step;
 use crate::policy::{Address, Egress};
 use crate::report::{Sequence, still_there};
+use crate::seccomp::Rules;
 use crate::sys;
 use crate::sys::seccomp::Instruction;
 
@@ -78,6 +82,8 @@ pub(crate) struct Setup {
     pub(crate) egress: Vec<Egress>,
     /// The host's resolvers, where a name is listed.
     pub(crate) resolvers: Vec<SocketAddr>,
+    /// Those of the filter, which does not say why it asks.
+    pub(crate) rules: Rules,
     /// The highest capability of this kernel.
     pub(crate) last_capability: u8,
     /// What it may call.
@@ -102,12 +108,20 @@ pub(crate) fn hand_over(
     sys::fd::send_with(channel, &cookie.to_ne_bytes(), &fds[..count])
 }
 
+/// Where the broker gets what init gives.
+pub(crate) enum Source<'a> {
+    /// From init, which waits for the broker before it makes the app.
+    Init(&'a OwnedFd),
+    /// From the supervisor, which has got it from init.
+    Given(Given),
+}
+
 /// The broker: child of the supervisor, on a copy of its memory, still with its
 /// ids and in its namespaces. All signals blocked. Never returns, and never ends
 /// by itself while the supervisor is there: its end is the tenant's.
 ///
-/// `words` leads to the supervisor and `handover` to init.
-pub(crate) fn run(setup: Setup, user_namespace: &OwnedFd, words: OwnedFd, handover: &OwnedFd) -> ! {
+/// `words` leads to the supervisor.
+pub(crate) fn run(setup: Setup, user_namespace: &OwnedFd, words: OwnedFd, source: Source<'_>) -> ! {
     let mut seq = Sequence::new(words.as_fd());
 
     // Full capabilities in the tenant's user namespace and none over the host.
@@ -150,14 +164,10 @@ pub(crate) fn run(setup: Setup, user_namespace: &OwnedFd, words: OwnedFd, handov
         open(c"/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
     });
 
-    seq.take(Step::BrokerAwait, 0, || {
-        match send(handover.as_raw_fd(), b"!", MsgFlags::MSG_NOSIGNAL) {
-            // Init has ended; the supervisor knows why.
-            Ok(_) | Err(Errno::EPIPE) => Ok(()),
-            Err(errno) => Err(errno),
-        }
-    });
-    let given = seq.take(Step::BrokerAwait, 0, || receive(handover));
+    let given = match source {
+        Source::Given(given) => given,
+        Source::Init(handover) => seq.take(Step::BrokerAwait, 0, || await_init(handover)),
+    };
 
     // In the tenant's root an absolute link, or a path with .. in it, leads
     // where it leads for the tenant.
@@ -176,6 +186,8 @@ pub(crate) fn run(setup: Setup, user_namespace: &OwnedFd, words: OwnedFd, handov
         doors: setup.doors,
         unix,
         egress: egress::Rules::new(setup.egress),
+        rules: setup.rules,
+        denials: Denials::new(),
         resolver: given.names.map(|names| Resolver::new(names, setup.resolvers)),
         own_devices,
         pending: Vec::new(),
@@ -247,16 +259,39 @@ fn unix_door(path: &std::path::Path) -> Result<UnixDoor, Errno> {
     Ok(UnixDoor { path: path.as_os_str().as_bytes().to_vec(), directory, name })
 }
 
-struct Given {
+/// What init has given.
+#[derive(Debug)]
+pub(crate) struct Given {
     listener: OwnedFd,
     root: OwnedFd,
     names: Option<OwnedFd>,
     cookie: u64,
 }
 
-/// Waits for what init gives. Where init ends without, the supervisor knows why
-/// and ends this too.
-fn receive(channel: &OwnedFd) -> Result<Given, Errno> {
+impl Given {
+    /// Readable when the filter asks.
+    pub(crate) fn listener(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+/// Says that the broker is ready, and waits for what init gives. Where init ends
+/// without, the supervisor knows why and ends this too.
+fn await_init(channel: &OwnedFd) -> Result<Given, Errno> {
+    match send(channel.as_raw_fd(), b"!", MsgFlags::MSG_NOSIGNAL) {
+        Ok(_) | Err(Errno::EPIPE) => {}
+        Err(errno) => return Err(errno),
+    }
+    match receive(channel)? {
+        Some(given) => Ok(given),
+        None => loop {
+            _ = poll(&mut [], PollTimeout::NONE);
+        },
+    }
+}
+
+/// Takes what init gives; `None` where it has ended without.
+pub(crate) fn receive(channel: &OwnedFd) -> Result<Option<Given>, Errno> {
     let mut bytes = [0; 8];
     let mut space = nix::cmsg_space!([RawFd; 3]);
     let mut parts = [std::io::IoSliceMut::new(&mut bytes)];
@@ -270,16 +305,14 @@ fn receive(channel: &OwnedFd) -> Result<Given, Errno> {
         }
     }
     if length == 0 {
-        loop {
-            _ = poll(&mut [], PollTimeout::NONE);
-        }
+        return Ok(None);
     }
     let mut fds = fds.into_iter().map(sys::fd::adopt);
     match (length, fds.next(), fds.next()) {
         (8, Some(listener), Some(root)) => {
             let names = fds.next().transpose()?;
             let cookie = u64::from_ne_bytes(bytes);
-            Ok(Given { listener: listener?, root: root?, names, cookie })
+            Ok(Some(Given { listener: listener?, root: root?, names, cookie }))
         }
         _ => Err(Errno::EBADMSG),
     }

@@ -15,10 +15,12 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
 use super::caller::{Caller, Procfs, Socket};
-use super::egress::Rules;
+use super::denials::Denials;
+use super::egress;
 use super::resolver::Resolver;
 use super::words::Words;
 use super::{Door, UnixDoor, calls};
+use crate::seccomp::{self, Arch, Decision};
 use crate::sys::notify::{self, Notification};
 
 /// Most calls that wait for something at a time. More are told EAGAIN.
@@ -39,7 +41,11 @@ pub(super) struct Broker {
     /// Where unix egress leads.
     pub(super) unix: Vec<UnixDoor>,
     /// Where other egress leads.
-    pub(super) egress: Rules,
+    pub(super) egress: egress::Rules,
+    /// The filter's.
+    pub(super) rules: seccomp::Rules,
+    /// What was refused, and how often.
+    pub(super) denials: Denials,
     /// The file systems that only the tenant writes to: st_dev.
     pub(super) own_devices: Vec<u64>,
     /// The tenant's name server, where a name is listed.
@@ -155,6 +161,8 @@ impl Broker {
             let pauses = Pauses { calls: self.pace.wait(now), names: self.asking.wait(now) };
             let ready = self.wait(open, pauses);
             if ready.supervisor_gone {
+                // Or it has no more to ask, and listens to the last.
+                self.denials.tell_all(&mut self.words);
                 crate::sys::process::exit(0);
             }
             // The last process with the filter is gone.
@@ -170,6 +178,7 @@ impl Broker {
             if ready.call {
                 self.one();
             }
+            self.denials.tell(&mut self.words, begun);
             self.pace.worked(begun.elapsed());
         }
     }
@@ -230,6 +239,7 @@ impl Broker {
             .map(|pending| pending.deadline)
             .chain(self.resolver.as_ref().and_then(Resolver::deadline))
             .chain(sweep)
+            .chain(self.denials.due())
             .map(|deadline| deadline.saturating_duration_since(now))
             .chain(pauses.calls)
             .chain(pauses.names.filter(|_| self.resolver.is_some()))
@@ -317,6 +327,23 @@ impl Broker {
     }
 
     fn handle(&mut self, call: &Notification) {
+        // The filter asks about what the broker is to do and about what is refused,
+        // and does not say which.
+        let number = u32::try_from(call.number).unwrap_or(u32::MAX);
+        match self.rules.decide(Arch::native(), number, call.args) {
+            Decision::Ask => self.carry_out(call),
+            Decision::Refuse(errno) => {
+                self.count(call, number, errno);
+                self.tell(call.id, Err(Errno::from_raw(errno)));
+            }
+            // It asks about no other.
+            Decision::Allow | Decision::Errno(_) | Decision::Kill => {
+                self.tell(call.id, Err(Errno::EPERM));
+            }
+        }
+    }
+
+    fn carry_out(&mut self, call: &Notification) {
         let answer = match Caller::of(self, call) {
             Ok((caller, socket)) => calls::answer(self, call, &caller, socket),
             Err(errno) => Err(errno),

@@ -11,8 +11,10 @@ use nix::sys::socket::{MsgFlags, send};
 pub(crate) const LISTENING: u8 = 0x10;
 /// A line for people follows.
 pub(crate) const LINE: u8 = 0x11;
-/// Longest line.
-pub(crate) const LONGEST_LINE: usize = 400;
+/// A call that was refused follows: [`super::Denial`].
+pub(crate) const DENIED: u8 = 0x12;
+/// Longest message, its kind included.
+pub(crate) const LONGEST: usize = 401;
 
 /// The broker's end of the channel, and what was said on it already.
 pub(super) struct Words {
@@ -52,7 +54,7 @@ impl Words {
     pub(super) fn listening(&mut self) {
         if !self.listening {
             self.listening = true;
-            self.send(LISTENING, "");
+            self.send(LISTENING, b"");
         }
     }
 
@@ -79,18 +81,20 @@ impl Words {
             text.push_str(&format!(" ({} other lines of the broker were left out)", self.dropped));
             self.dropped = 0;
         }
-        self.send(LINE, &text);
+        self.send(LINE, text.as_bytes());
         if self.said.len() >= MOST_SAID {
             self.said.clear();
         }
         self.said.insert(line);
     }
 
-    /// Not waited for: a supervisor that is busy misses a line.
-    fn send(&self, kind: u8, text: &str) {
+    /// Not waited for: a supervisor that is busy misses a message.
+    /// Whether it went.
+    pub(super) fn send(&self, kind: u8, text: &[u8]) -> bool {
         let mut bytes = vec![kind];
-        bytes.extend(text.bytes().take(LONGEST_LINE));
-        _ = send(self.channel.as_raw_fd(), &bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+        bytes.extend(text.iter().take(LONGEST - 1));
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        send(self.channel.as_raw_fd(), &bytes, flags).is_ok()
     }
 }
 
@@ -129,7 +133,7 @@ mod tests {
         let later = now + Duration::from_secs(30);
         words.say("x".repeat(1000), later);
         let lines = heard(&ours);
-        assert_eq!((lines.len(), lines[0].len()), (1, LONGEST_LINE));
+        assert_eq!((lines.len(), lines[0].len()), (1, LONGEST - 1));
         words.say("after".to_owned(), later);
         assert_eq!(heard(&ours), ["after"], "the count went with the line before");
         // One that is said every few seconds takes nothing from those to come.

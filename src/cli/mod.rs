@@ -1,6 +1,7 @@
 //! The command line: one file a command, and what they share.
 
 mod check;
+mod explain;
 mod options;
 mod plan;
 mod run;
@@ -36,6 +37,9 @@ enum Command {
     /// Write the systemd socket and service of a tenant
     #[command(before_help = "Example: gosandbox units --tenant acme --listen 8080 /srv/acme/app")]
     Units(units::UnitsOptions),
+    /// What was a tenant refused, and what would allow it?
+    #[command(before_help = "Example: gosandbox explain acme")]
+    Explain(explain::ExplainOptions),
     /// Can this machine do it? One line a facility
     #[command(before_help = "Example: gosandbox check")]
     Check,
@@ -87,6 +91,7 @@ pub fn main() -> Status {
         Command::Run(options) => run::run(&options),
         Command::Plan(options) => plan::plan(&options),
         Command::Units(options) => units::units(&options),
+        Command::Explain(options) => explain::explain(&options),
         Command::Check => check::check(),
     }
 }

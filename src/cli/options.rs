@@ -13,7 +13,7 @@ use crate::host::{self, Roots};
 use crate::plan::{BinaryFacts, Plan, Request, resolve};
 use crate::policy::{
     self, Bind, Egress, Layer, Listener, MaxProcs, MemLimit, Need, NetworkMode, Policy, PolicyFile,
-    Source,
+    Source, sections,
 };
 use crate::value::{ByteSize, CpuQuota, Span, Tenant};
 
@@ -126,6 +126,8 @@ pub(super) struct Known {
     pub(super) binary: BinaryFacts,
     pub(super) file: File,
     pub(super) plan: Plan,
+    /// What the policy says of system calls.
+    pub(super) syscalls: sections::syscalls,
 }
 
 impl TenantOptions {
@@ -172,6 +174,7 @@ impl TenantOptions {
             // Only `require = "best-effort"` gets past that.
             host.cgroup = None;
         }
+        let syscalls = policy.syscalls.clone();
         let request = Request {
             tenant: tenant.clone(),
             policy,
@@ -182,7 +185,7 @@ impl TenantOptions {
             line: format!("tenant {tenant}: {e}"),
             status: if e.refused { Status::REFUSED } else { Status::FAILED },
         })?;
-        Ok(Known { binary, file, plan })
+        Ok(Known { binary, file, plan, syscalls })
     }
 
     /// A path that means something only in this directory: `--policy` or

@@ -8,9 +8,11 @@ use nix::sys::resource::{Resource, setrlimit};
 
 use super::options::{Known, Purpose, SCOPED};
 use super::{Status, TenantOptions};
+use crate::broker::Denial;
 use crate::cgroup;
 use crate::host::Roots;
 use crate::listen::{self, Socket};
+use crate::observe::denials::{self, Refused};
 use crate::observe::notify::{self, Notifier};
 use crate::observe::sink::say;
 use crate::observe::state_file::{self, State, StateFile};
@@ -18,6 +20,7 @@ use crate::plan::{CgroupPlan, IdentityKind, Plan, Step};
 use crate::policy::Address;
 use crate::policy::NetworkMode;
 use crate::report::Failure;
+use crate::seccomp::{self, Arch, Remedy};
 use crate::spawn::{self, Prepared, StartError};
 use crate::supervise::{End, Kill, Lifecycle, Outcome, Signals, Watchdog, supervise};
 use crate::sys::process::Exit;
@@ -98,7 +101,19 @@ fn start_and_watch(known: &Known) -> Result<Outcome, StartError> {
     let variable = |name: &str| std::env::var(name).ok();
     let watchdog = Watchdog::new(notify::watchdog(variable, std::process::id()));
     let life = Lifecycle { grace: plan.grace, ready: plan.ready };
-    let outcome = supervise(&mut running, &mut signals, &notifier, life, watchdog)
+    let mut log = None;
+    let mut denied = |denial: Denial, shown: bool| {
+        let refused = refused(&denial);
+        if shown {
+            say(told(plan, &refused));
+        }
+        if let Some(file) = &state {
+            let path = || denials::path(file.directory(), &plan.tenant);
+            let open = || denials::Log::open(path(), &known.syscalls);
+            log.get_or_insert_with(open).add(refused, &plan.rules);
+        }
+    };
+    let outcome = supervise(&mut running, &mut signals, &notifier, life, watchdog, &mut denied)
         .map_err(|e| fail(Step::State, "poll", errno(&e)))?;
     match outcome.end {
         End::Failed(failure) | End::Killed(Kill::Failed(failure)) => Err(explain(plan, failure)),
@@ -108,6 +123,32 @@ fn start_and_watch(known: &Known) -> Result<Outcome, StartError> {
 
 fn errno(error: &std::io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+}
+
+/// A refused call as it is kept.
+fn refused(denial: &Denial) -> Refused {
+    let name = Arch::native().name(denial.number);
+    Refused {
+        call: name.map_or(denial.number.to_string(), str::to_owned),
+        errno: denial.errno,
+        args: denial.args,
+        texts: denial.texts.clone(),
+        count: denial.count,
+        first: denials::now(),
+        last: denials::now(),
+    }
+}
+
+/// A refused call as it is told.
+fn told(plan: &Plan, refused: &Refused) -> String {
+    let times =
+        if refused.count == 1 { String::new() } else { format!(", {} times", refused.count) };
+    format!(
+        "tenant {}: refused {}{times} ({})",
+        plan.tenant,
+        seccomp::refused(&refused.call, &refused.args, &refused.texts, refused.errno),
+        Remedy::of(&plan.rules, &refused.call).words(&refused.call)
+    )
 }
 
 /// One supervisor a tenant, where there is a place to say so.
@@ -206,7 +247,12 @@ fn finish(plan: &Plan, outcome: Outcome) -> Status {
         End::App(Exit::Code(code)) => Status::Code(code),
         End::App(Exit::Signal(signal)) => {
             if out_of_memory.is_none() {
-                say(format_args!("tenant {tenant}: ended by signal {signal}{}", name(signal)));
+                let why = if signal == libc::SIGSYS {
+                    ": its filter kills who makes a call that no honest program makes, or one of another architecture"
+                } else {
+                    ""
+                };
+                say(format_args!("tenant {tenant}: ended by signal {signal}{}{why}", name(signal)));
             }
             Status::Signal(signal)
         }

@@ -132,6 +132,11 @@ impl StateFile {
         }
     }
 
+    /// Where the tenant's other files are.
+    pub fn directory(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("/"))
+    }
+
     /// Writes what is known of the tenant.
     ///
     /// # Errors

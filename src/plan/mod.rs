@@ -78,9 +78,13 @@ pub struct Plan {
     pub notes: Vec<String>,
 }
 
-/// What a broker lets out.
+/// What a broker lets out, and when there is one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokerPlan {
+    /// It is made before the tenant's binary runs, since ways in or out are
+    /// declared, and what is amiss with them is to be known then. Else it is made
+    /// when the filter first asks: a tenant that keeps to itself has none.
+    pub first: bool,
     /// Where to.
     pub egress: Vec<Egress>,
     /// Who is asked for names, where one is listed.

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::{Access, BrokerPlan, CgroupPlan, IdentityKind, MountOp, PathKind, Plan, Stdin, Step};
-use crate::policy::{Egress, NetworkMode};
+use crate::policy::{Egress, NetworkMode, OnDeny};
 
 /// One step of the plan, in words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -190,11 +190,18 @@ impl Plan {
         let one = |text: &str| vec![text.to_owned()];
         match step {
             Step::Broker => {
+                let when = if broker.first { "" } else { "made when it is first asked: " };
                 let calls: Vec<_> = self.rules.asked().collect();
-                vec![format!("a process that is asked about {}", calls.join(", "))]
+                let mut about = calls.join(", ");
+                if self.rules.on_deny == OnDeny::Log {
+                    about.push_str(if calls.is_empty() { "" } else { " and " });
+                    about.push_str("what is refused, to record it");
+                }
+                vec![format!("{when}a process that is asked about {about}")]
             }
-            Step::AwaitBroker => one("until it has opened what it needs"),
-            Step::Handover => one("the filter's listener goes to the broker"),
+            Step::AwaitBroker if broker.first => one("until it has opened what it needs"),
+            Step::Handover if broker.first => one("the filter's listener goes to the broker"),
+            Step::Handover => one("the filter's listener goes to the supervisor, for a broker"),
             Step::BrokerNamespace => {
                 one("the tenant's user namespace; network and mounts stay the host's")
             }
@@ -210,7 +217,7 @@ impl Plan {
                 }));
                 actions
             }
-            Step::BrokerAwait => one("until the app's filter is there"),
+            Step::BrokerAwait if broker.first => one("until the app's filter is there"),
             Step::BrokerRoot => one("the tenant's root"),
             Step::BrokerLock => {
                 let calls = crate::seccomp::BROKER_CALLS.len();
@@ -222,7 +229,7 @@ impl Plan {
                         broker.resolvers.iter().map(|r| r.ip().to_string()).collect();
                     actions.push(format!("answers for names, asking {}", resolvers.join(", ")));
                 }
-                if egress.is_empty() {
+                if egress.is_empty() && self.rules.asked().next().is_some() {
                     actions.push("lets nothing out".to_owned());
                 }
                 actions

@@ -9,8 +9,10 @@ use super::{
     Plan, PlanError, Resource, Rlimit, Stdin, StdinFact, Step, cgroup, rootfs,
 };
 use crate::golang;
-use crate::policy::{Address, Egress, Listener, MaxProcs, MemLimit, NetworkMode, Policy, Ready};
-use crate::seccomp;
+use crate::policy::{
+    Address, Egress, Listener, MaxProcs, MemLimit, NetworkMode, OnDeny, Policy, Ready,
+};
+use crate::seccomp::{self, Wanted};
 use crate::value::{HostGid, NsId, Tenant};
 
 /// What is asked for: everything that comes neither from the machine nor from
@@ -59,20 +61,8 @@ pub fn resolve(
     };
     let cgroup = cgroup::resolve(tenant, policy, host, *scoped, &mut missing)?;
     let (rlimits, raise_open_files) = rlimits(policy, host, &mut notes);
-    let rules = seccomp::resolve(
-        &policy.syscalls.groups.value,
-        &policy.syscalls.allow.value,
-        &policy.syscalls.deny.value,
-        &policy.network.mode.value,
-    )
-    .map_err(|message| PlanError::new(Step::Filter, message))?;
-    // The filter is there before the binary is.
-    if !matches!(rules.get("execve"), Some(seccomp::Verdict::Allow)) {
-        return Err(PlanError::new(
-            Step::Filter,
-            "execve is not allowed, without which the binary cannot be started (add the group exec)",
-        ));
-    }
+    let rules = seccomp::resolve(Wanted::of(&policy.syscalls, &policy.network.mode.value))
+        .map_err(|message| PlanError::new(Step::Filter, message))?;
     if policy.process.args.value.iter().any(|arg| arg.contains('\0')) {
         return Err(PlanError::new(Step::Exec, "process.args: an argument cannot hold a NUL"));
     }
@@ -87,6 +77,7 @@ pub fn resolve(
         ));
     }
     let ready = ready(policy, &listeners, &rules)?;
+    let broker = broker(policy, &rules, &listeners, host)?;
     Ok(Plan {
         tenant: tenant.clone(),
         identity,
@@ -98,7 +89,7 @@ pub fn resolve(
         stdin,
         listeners,
         network: policy.network.mode.value.clone(),
-        broker: broker(policy, &rules, host)?,
+        broker,
         rootfs,
         rlimits,
         raise_open_files,
@@ -129,10 +120,11 @@ fn ready(
     Ok(ready)
 }
 
-/// What a broker is to let out, where the rules ask one.
+/// What a broker is to let out, where the filter asks one.
 fn broker(
     policy: &Policy,
     rules: &seccomp::Rules,
+    listeners: &[ListenerPlan],
     host: &HostFacts,
 ) -> Result<Option<BrokerPlan>, PlanError> {
     let egress = &policy.network.egress.value;
@@ -159,14 +151,15 @@ fn broker(
         }
     }
     let resolvers = host.resolvers.iter().map(|&ip| SocketAddr::new(ip, 53)).collect();
-    let plan = BrokerPlan { egress: egress.clone(), resolvers };
+    let first = asks && !(egress.is_empty() && listeners.is_empty());
+    let plan = BrokerPlan { egress: egress.clone(), resolvers, first };
     if plan.has_names() && plan.resolvers.is_empty() {
         return Err(PlanError::new(
             Step::Broker,
             "egress: /etc/resolv.conf names no resolver that could be asked for names (add one, or list addresses)",
         ));
     }
-    Ok(asks.then_some(plan))
+    Ok((asks || rules.on_deny == OnDeny::Log).then_some(plan))
 }
 
 /// Limits under which nothing could start, or that mean something else to the

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{Bind, Egress, Environment, Listener, MaxProcs, MemLimit, Need, NetworkMode, Ready};
+use super::{
+    Bind, Egress, Environment, Listener, MaxProcs, MemLimit, Need, NetworkMode, OnDeny, Ready,
+};
 use crate::value::{ByteSize, CpuQuota, Span};
 
 /// A policy file, or one layer of flags or environment variables.
@@ -115,6 +117,10 @@ pub struct SyscallsFile {
     pub allow: Option<Vec<String>>,
     /// Single calls to refuse although a group has them.
     pub deny: Option<Vec<String>>,
+    /// Single calls that end the process.
+    pub kill: Option<Vec<String>>,
+    /// What becomes of a refused call.
+    pub on_deny: Option<OnDeny>,
 }
 
 /// `[lifecycle]`

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::{
-    Bind, Egress, Environment, Listener, MaxProcs, MemLimit, Need, NetworkMode, PolicyFile, Ready,
+    Bind, Egress, Environment, Listener, MaxProcs, MemLimit, Need, NetworkMode, OnDeny, PolicyFile,
+    Ready,
 };
 use crate::value::{ByteSize, CpuQuota, Span};
 
@@ -178,6 +179,8 @@ settings! {
         groups: Vec<String> = Vec::new();
         allow: Vec<String> = Vec::new();
         deny: Vec<String> = Vec::new();
+        kill: Vec<String> = Vec::new();
+        on_deny: OnDeny = OnDeny::Log;
     }
     lifecycle {
         ready: Ready = Ready::Exec;
@@ -213,6 +216,7 @@ replaced! {
     Span => |v| v.to_string();
     NetworkMode => |v| v.to_string();
     Ready => |v| format!("{v:?}").to_lowercase();
+    OnDeny => |v| format!("{v:?}").to_lowercase();
     Need => |v| match v { Need::Strict => "strict".into(), Need::BestEffort => "best-effort".into() };
     MemLimit => |v| match v { MemLimit::Auto => "auto".into(), MemLimit::Off => "off".into(), MemLimit::Given(size) => size.to_string() };
     MaxProcs => |v| match v { MaxProcs::Auto => "auto".into(), MaxProcs::Off => "off".into(), MaxProcs::Given(n) => n.to_string() };

@@ -129,6 +129,19 @@ pub enum Ready {
     Listen,
 }
 
+/// What becomes of a call that is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDeny {
+    /// The caller gets its errno from the broker, which records the call.
+    Log,
+    /// The caller gets its errno from the kernel, and nothing is said.
+    Errno,
+    /// The process is ended by SIGSYS, except where a call is unknown or
+    /// answered ENOSYS, because honest programs try those.
+    Kill,
+}
+
 /// Whether a protection has to be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

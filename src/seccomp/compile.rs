@@ -10,6 +10,7 @@
 use syscalls::{aarch64, x86_64};
 
 use super::{Condition, Operator, Otherwise, Rules, Verdict, Width, libc_errno};
+use crate::policy::OnDeny;
 use crate::sys::seccomp::Instruction;
 
 /// An architecture that a filter can be made for.
@@ -52,6 +53,21 @@ impl Arch {
             Self::X86_64 => Box::new(x86_64::Sysno::iter().map(|n| (n.name(), n as u32))),
             Self::Aarch64 => Box::new(aarch64::Sysno::iter().map(|n| (n.name(), n as u32))),
         }
+    }
+
+    /// The name of a call, where this architecture has one of that number.
+    pub fn name(self, number: u32) -> Option<&'static str> {
+        let number = number as usize;
+        match self {
+            Self::X86_64 => x86_64::Sysno::new(number).map(|n| n.name()),
+            Self::Aarch64 => aarch64::Sysno::new(number).map(|n| n.name()),
+        }
+    }
+
+    /// The errno for a number that is not a call: what the kernel would say of one
+    /// that came later.
+    pub(super) fn unlisted(self, number: u32) -> i32 {
+        if number >= self.unknown_from() { libc_errno::ENOSYS } else { libc_errno::EPERM }
     }
 
     /// The first number that this program has never heard of.
@@ -99,8 +115,8 @@ pub fn compile(rules: &Rules, arch: Arch) -> Vec<Instruction> {
     numbered.sort_by_key(|(number, _)| *number);
 
     // Ranges by their first number, neighbours with the same answer joined.
-    let other = Verdict::Errno(libc_errno::EPERM);
-    let unknown = Verdict::Errno(libc_errno::ENOSYS);
+    let other = Verdict::Refuse(libc_errno::EPERM);
+    let unknown = Verdict::Refuse(libc_errno::ENOSYS);
     let mut ranges: Vec<(u32, &Verdict)> = Vec::with_capacity(numbered.len() * 2);
     let mut next = 0;
     for (number, verdict) in numbered {
@@ -116,7 +132,8 @@ pub fn compile(rules: &Rules, arch: Arch) -> Vec<Instruction> {
     ranges.push((arch.unknown_from().max(next), &unknown));
     ranges.dedup_by(|later, earlier| later.1 == earlier.1);
 
-    let mut program = Backwards::default();
+    let mut program =
+        Backwards { on_deny: rules.on_deny, reversed: Vec::new(), answers: Vec::new() };
     let kill = program.answer(RET_KILL_PROCESS);
     let mut entry = program.tree(&ranges);
     if arch == Arch::X86_64 {
@@ -136,8 +153,8 @@ struct Place(usize);
 
 /// A program under construction, last instruction first. Every branch names
 /// both of its targets, so that anything may be put in front of anything.
-#[derive(Default)]
 struct Backwards {
+    on_deny: OnDeny,
     reversed: Vec<Instruction>,
     answers: Vec<(u32, Place)>,
 }
@@ -180,6 +197,15 @@ impl Backwards {
         place
     }
 
+    /// The answer to a call that is refused with `value`.
+    fn refuse(&mut self, value: i32) -> Place {
+        self.answer(match self.on_deny {
+            OnDeny::Log => RET_ASK,
+            OnDeny::Kill if value != libc_errno::ENOSYS => RET_KILL_PROCESS,
+            OnDeny::Errno | OnDeny::Kill => errno(value),
+        })
+    }
+
     /// `target`, or something within reach that leads there.
     fn near(&mut self, target: Place) -> Place {
         if self.distance(target) + 2 <= REACH {
@@ -215,7 +241,7 @@ impl Backwards {
     /// accumulator holds the number.
     fn tree(&mut self, ranges: &[(u32, &Verdict)]) -> Place {
         match ranges {
-            [] => self.answer(errno(libc_errno::EPERM)),
+            [] => self.refuse(libc_errno::EPERM),
             [(_, verdict)] => self.verdict(verdict),
             _ => {
                 let (low, high) = ranges.split_at(ranges.len() / 2);
@@ -230,18 +256,20 @@ impl Backwards {
         match verdict {
             Verdict::Allow => self.answer(RET_ALLOW),
             Verdict::Errno(value) => self.answer(errno(*value)),
+            Verdict::Refuse(value) => self.refuse(*value),
             Verdict::Kill => self.answer(RET_KILL_PROCESS),
             Verdict::Ask => self.answer(RET_ASK),
             Verdict::When(clauses, otherwise) => {
-                let no = self.answer(match *otherwise {
-                    Otherwise::Errno(value) => errno(value),
-                    Otherwise::Ask => RET_ASK,
-                });
+                let no = match *otherwise {
+                    Otherwise::Refuse(value) => self.refuse(value),
+                    Otherwise::Ask => self.answer(RET_ASK),
+                    Otherwise::Kill => self.answer(RET_KILL_PROCESS),
+                };
                 let yes = self.answer(RET_ALLOW);
                 self.any(&slices(clauses), yes, no)
             }
             Verdict::WhenOrAsk(clauses, ask, value) => {
-                let no = self.answer(errno(*value));
+                let no = self.refuse(*value);
                 let yes = self.answer(RET_ASK);
                 let otherwise = self.any(&slices(ask), yes, no);
                 let yes = self.answer(RET_ALLOW);

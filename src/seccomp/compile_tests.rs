@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::policy::{self, NetworkMode};
-use crate::seccomp::resolve;
+use crate::policy::{self, NetworkMode, OnDeny};
+use crate::seccomp::{Wanted, resolve};
 
 /// Runs a program on one call, as the kernel would: the operations of classic
 /// BPF that seccomp allows and that the two compilers use.
@@ -43,9 +43,11 @@ fn shipped_rules() -> Vec<(String, Rules)> {
     for (name, _) in policy::shipped() {
         let policy = policy::load(Some(name), None, Vec::new(), false).unwrap();
         for mode in [NetworkMode::Private, NetworkMode::Host] {
-            let s = &policy.syscalls;
-            let rules = resolve(&s.groups.value, &s.allow.value, &s.deny.value, &mode).unwrap();
-            all.push((format!("{name} {mode:?}"), rules));
+            for on_deny in [OnDeny::Log, OnDeny::Errno, OnDeny::Kill] {
+                let rules =
+                    resolve(Wanted { on_deny, ..Wanted::of(&policy.syscalls, &mode) }).unwrap();
+                all.push((format!("{name} {mode:?} {on_deny:?}"), rules));
+            }
         }
     }
     all
@@ -57,20 +59,30 @@ fn expected(rules: &Rules, arch: Arch, number: u32, args: [u64; 6]) -> u32 {
         return RET_KILL_PROCESS;
     }
     let Some((name, _)) = arch.calls().find(|(_, n)| *n == number) else {
-        return errno(if number >= arch.unknown_from() { 38 } else { 1 });
+        return refused(rules, if number >= arch.unknown_from() { 38 } else { 1 });
     };
     match rules.get(name) {
-        None => errno(1),
+        None => refused(rules, 1),
+        Some(Verdict::Refuse(value)) => refused(rules, *value),
         Some(Verdict::Allow) => RET_ALLOW,
         Some(Verdict::Kill) => RET_KILL_PROCESS,
         Some(Verdict::Ask) => RET_ASK,
         Some(Verdict::Errno(value)) => errno(*value),
         Some(Verdict::When(clauses, _)) if hold(clauses, args) => RET_ALLOW,
-        Some(Verdict::When(_, Otherwise::Errno(value))) => errno(*value),
+        Some(Verdict::When(_, Otherwise::Refuse(value))) => refused(rules, *value),
+        Some(Verdict::When(_, Otherwise::Kill)) => RET_KILL_PROCESS,
         Some(Verdict::When(_, Otherwise::Ask)) => RET_ASK,
         Some(Verdict::WhenOrAsk(clauses, ..)) if hold(clauses, args) => RET_ALLOW,
         Some(Verdict::WhenOrAsk(_, ask, _)) if hold(ask, args) => RET_ASK,
-        Some(Verdict::WhenOrAsk(_, _, value)) => errno(*value),
+        Some(Verdict::WhenOrAsk(_, _, value)) => refused(rules, *value),
+    }
+}
+
+fn refused(rules: &Rules, value: i32) -> u32 {
+    match (rules.on_deny, value) {
+        (OnDeny::Log, _) => RET_ASK,
+        (OnDeny::Kill, 1 | 13) => RET_KILL_PROCESS,
+        _ => errno(value),
     }
 }
 
@@ -188,7 +200,7 @@ fn agrees_with_seccompiler() {
                         .unwrap()
                     })
                     .collect(),
-                Verdict::Errno(_) | Verdict::Kill | Verdict::Ask => continue,
+                Verdict::Errno(_) | Verdict::Refuse(_) | Verdict::Kill | Verdict::Ask => continue,
             };
             map.insert(i64::from(number), clauses);
         }
@@ -233,11 +245,11 @@ fn far_targets_are_reached() {
         .map(|(call, number)| {
             let clauses = (0..3).map(|i| vec![condition(u64::from(number) * 10 + i)]).collect();
             let errno = i32::try_from(number % 100 + 1).unwrap();
-            (call, Verdict::When(clauses, Otherwise::Errno(errno)))
+            (call, Verdict::When(clauses, Otherwise::Refuse(errno)))
         })
         .take(150)
         .collect();
-    let rules = Rules { calls };
+    let rules = Rules { calls, on_deny: OnDeny::Errno };
     let program = compile(&rules, Arch::X86_64);
     assert!(program.len() > 1000, "{} is no test", program.len());
     for number in 0..600 {

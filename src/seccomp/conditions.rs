@@ -37,6 +37,27 @@ pub enum Operator {
     Masked(u64, u64),
 }
 
+impl Condition {
+    /// Whether a call with these arguments meets it.
+    pub fn holds(self, args: [u64; 6]) -> bool {
+        let Some(&whole) = args.get(usize::from(self.argument)) else { return false };
+        let value = match self.width {
+            Width::Int => whole & u64::from(u32::MAX),
+            Width::Long => whole,
+        };
+        match self.operator {
+            Operator::Is(wanted) => value == wanted,
+            Operator::IsNot(unwanted) => value != unwanted,
+            Operator::Masked(mask, wanted) => value & mask == wanted,
+        }
+    }
+}
+
+/// Three words in the arguments from `first` on.
+pub(super) fn key(first: u8, words: [u64; 3]) -> Vec<Condition> {
+    (first..).zip(words).map(|(argument, word)| long(argument, word)).collect()
+}
+
 const fn int(argument: u8, value: u64) -> Condition {
     Condition { argument, width: Width::Int, operator: Operator::Is(value) }
 }
@@ -119,7 +140,7 @@ fn socket_options() -> Vec<Vec<Condition>> {
 
 /// The answer to `name` where a policy gives it out.
 pub(super) fn verdict(name: &str, network: &NetworkMode) -> Verdict {
-    let when = |clauses: Vec<Vec<Condition>>| Verdict::When(clauses, Otherwise::Errno(EPERM));
+    let when = |clauses: Vec<Vec<Condition>>| Verdict::When(clauses, Otherwise::Refuse(EPERM));
     let one_of =
         |argument, values: &[u64]| when(values.iter().map(|&v| vec![int(argument, v)]).collect());
     let private = *network == NetworkMode::Private;
@@ -168,10 +189,10 @@ pub(super) fn verdict(name: &str, network: &NetworkMode) -> Verdict {
         // the host. listen would change the length of a queue that is shared.
         "connect" | "bind" | "listen" if private => Verdict::Ask,
         "sendto" | "sendmmsg" if private => {
-            Verdict::When(vec![vec![bits(3, MSG_FASTOPEN, 0)]], Otherwise::Errno(EACCES))
+            Verdict::When(vec![vec![bits(3, MSG_FASTOPEN, 0)]], Otherwise::Refuse(EACCES))
         }
         "sendmsg" if private => {
-            Verdict::When(vec![vec![bits(2, MSG_FASTOPEN, 0)]], Otherwise::Errno(EACCES))
+            Verdict::When(vec![vec![bits(2, MSG_FASTOPEN, 0)]], Otherwise::Refuse(EACCES))
         }
         // SHUT_WR is the half close of HTTP. Reading shut down on a listener
         // ends it for everyone who shares it: systemd, and the next instance.

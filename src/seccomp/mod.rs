@@ -3,29 +3,36 @@
 //!
 //! One filter holds every answer. It is an allowlist: a call that nobody named
 //! is EPERM, one that this program has never heard of is ENOSYS, so that a
-//! newer runtime falls back to the older call. Foreign ABIs are killed.
+//! newer runtime falls back to the older call. Foreign ABIs are killed. A call
+//! that is refused goes to the broker first, which says so: allowed ones never
+//! do, and cost nothing.
 
 mod compile;
 mod conditions;
+mod explain;
 mod groups;
 mod parameters;
 mod table;
 
 pub use compile::{Arch, BROKER_CALLS, broker_filter, compile, init_filter};
 pub use conditions::{Condition, OWN_SOCKET_OPTIONS, Operator, Width};
+pub use explain::{Remedy, refused};
 pub use groups::{GROUPS, Group};
 pub use parameters::{Kind, Parameter, parameters, written};
 pub use table::table;
 
-use crate::policy::NetworkMode;
+use crate::policy::{NetworkMode, OnDeny, sections};
 
 /// The answer to one system call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Carried out.
     Allow,
-    /// Not carried out; the caller gets this errno.
+    /// Not carried out; the caller gets this errno, and nobody hears of it: for
+    /// what is asked for only to see whether it is there.
     Errno(i32),
+    /// Not carried out; the caller gets this errno, or what [`OnDeny`] says.
+    Refuse(i32),
     /// The process is ended by SIGSYS.
     Kill,
     /// The broker carries it out in the caller's place, or refuses.
@@ -41,11 +48,11 @@ impl Verdict {
     pub fn clauses(&self) -> Option<&[Vec<Condition>]> {
         match self {
             Self::When(clauses, _) | Self::WhenOrAsk(clauses, ..) => Some(clauses),
-            Self::Allow | Self::Errno(_) | Self::Kill | Self::Ask => None,
+            Self::Allow | Self::Errno(_) | Self::Refuse(_) | Self::Kill | Self::Ask => None,
         }
     }
 
-    /// Whether the broker may be asked.
+    /// Whether the broker may be asked to carry the call out.
     fn asks(&self) -> bool {
         matches!(self, Self::Ask | Self::When(_, Otherwise::Ask) | Self::WhenOrAsk(..))
     }
@@ -54,18 +61,37 @@ impl Verdict {
 /// The answer to a call whose conditions do not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Otherwise {
-    /// As [`Verdict::Errno`].
-    Errno(i32),
+    /// As [`Verdict::Refuse`].
+    Refuse(i32),
     /// As [`Verdict::Ask`].
     Ask,
+    /// As [`Verdict::Kill`].
+    Kill,
+}
+
+/// What is done with one call, its arguments known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It is carried out.
+    Allow,
+    /// It is answered with this errno by the kernel.
+    Errno(i32),
+    /// It is refused with this errno.
+    Refuse(i32),
+    /// The broker carries it out.
+    Ask,
+    /// It ends the process.
+    Kill,
 }
 
 /// The answers to every call, by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
     /// Calls with an answer of their own, each once. Every other known call is
-    /// EPERM.
+    /// refused with EPERM, every unknown one with ENOSYS.
     pub calls: Vec<(&'static str, Verdict)>,
+    /// What becomes of a refused call.
+    pub on_deny: OnDeny,
 }
 
 impl Rules {
@@ -76,10 +102,10 @@ impl Rules {
 
     /// How many calls are carried out, always or on conditions.
     pub fn allowed(&self) -> usize {
-        self.count(|v| !matches!(v, Verdict::Errno(_) | Verdict::Kill))
+        self.count(|v| !matches!(v, Verdict::Errno(_) | Verdict::Refuse(_) | Verdict::Kill))
     }
 
-    /// The calls that the broker is asked about, always or on conditions.
+    /// The calls that the broker carries out, always or on conditions.
     pub fn asked(&self) -> impl Iterator<Item = &'static str> {
         self.calls.iter().filter(|(_, verdict)| verdict.asks()).map(|(name, _)| *name)
     }
@@ -94,6 +120,81 @@ impl Rules {
         self.count(|v| *v == Verdict::Kill)
     }
 
+    /// What is done with the call of this number and these arguments.
+    pub fn decide(&self, arch: Arch, number: u32, args: [u64; 6]) -> Decision {
+        let holds = |clauses: &[Vec<Condition>]| {
+            clauses.iter().any(|clause| clause.iter().all(|condition| condition.holds(args)))
+        };
+        let otherwise = |otherwise: Otherwise| match otherwise {
+            Otherwise::Refuse(errno) => Decision::Refuse(errno),
+            Otherwise::Ask => Decision::Ask,
+            Otherwise::Kill => Decision::Kill,
+        };
+        let Some(name) = arch.name(number) else {
+            return Decision::Refuse(arch.unlisted(number));
+        };
+        match self.get(name) {
+            None => Decision::Refuse(libc_errno::EPERM),
+            Some(Verdict::Allow) => Decision::Allow,
+            Some(Verdict::Errno(errno)) => Decision::Errno(*errno),
+            Some(Verdict::Refuse(errno)) => Decision::Refuse(*errno),
+            Some(Verdict::Kill) => Decision::Kill,
+            Some(Verdict::Ask) => Decision::Ask,
+            Some(Verdict::When(clauses, _) | Verdict::WhenOrAsk(clauses, ..)) if holds(clauses) => {
+                Decision::Allow
+            }
+            Some(Verdict::When(_, other)) => otherwise(*other),
+            Some(Verdict::WhenOrAsk(_, ask, _)) if holds(ask) => Decision::Ask,
+            Some(Verdict::WhenOrAsk(_, _, errno)) => Decision::Refuse(*errno),
+        }
+    }
+
+    /// The arguments that the answer to this call depends on, the others zero.
+    pub fn looked_at(&self, arch: Arch, number: u32, args: [u64; 6]) -> [u64; 6] {
+        let verdict = arch.name(number).and_then(|name| self.get(name));
+        let mut looked = [0; 6];
+        let ask = match verdict {
+            Some(Verdict::WhenOrAsk(_, ask, _)) => ask.as_slice(),
+            _ => &[],
+        };
+        for condition in
+            verdict.and_then(Verdict::clauses).unwrap_or_default().iter().chain(ask).flatten()
+        {
+            let index = usize::from(condition.argument);
+            if let (Some(looked), Some(&arg)) = (looked.get_mut(index), args.get(index)) {
+                *looked = arg;
+            }
+        }
+        looked
+    }
+
+    /// The same rules, which let through an execve whose three registers that
+    /// execve has no use for hold `key`: the one that starts the tenant's binary,
+    /// where its policy has none. The filter has to be there before the binary
+    /// is; the tenant cannot know 192 random bits, which exec wipes from its
+    /// registers and memory.
+    #[must_use]
+    pub fn with_exec_key(mut self, key: [u64; 3]) -> Self {
+        let clause = conditions::key(3, key);
+        let verdict = match self.get("execve") {
+            Some(Verdict::Allow) => return self,
+            Some(Verdict::When(clauses, otherwise)) => {
+                let mut clauses = clauses.clone();
+                clauses.push(clause);
+                Verdict::When(clauses, *otherwise)
+            }
+            Some(Verdict::Kill) => Verdict::When(vec![clause], Otherwise::Kill),
+            Some(Verdict::Refuse(errno) | Verdict::Errno(errno)) => {
+                Verdict::When(vec![clause], Otherwise::Refuse(*errno))
+            }
+            None | Some(Verdict::Ask | Verdict::WhenOrAsk(..)) => {
+                Verdict::When(vec![clause], Otherwise::Refuse(libc_errno::EPERM))
+            }
+        };
+        self.set("execve", verdict);
+        self
+    }
+
     fn count(&self, wanted: impl Fn(&Verdict) -> bool) -> usize {
         self.calls.iter().filter(|(_, verdict)| wanted(verdict)).count()
     }
@@ -105,24 +206,53 @@ impl Rules {
     }
 }
 
-/// The rules of a policy.
+/// What a policy says of system calls: `[syscalls]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Groups of calls.
+    pub groups: &'a [String],
+    /// Calls besides.
+    pub allow: &'a [String],
+    /// Calls that are refused although a group has them.
+    pub deny: &'a [String],
+    /// Calls that end the process.
+    pub kill: &'a [String],
+    /// What becomes of a refused call.
+    pub on_deny: OnDeny,
+    /// Whose network the calls are about.
+    pub network: &'a NetworkMode,
+}
+
+impl<'a> Wanted<'a> {
+    /// What `policy` says, for a tenant in `network`.
+    pub fn of(policy: &'a sections::syscalls, network: &'a NetworkMode) -> Self {
+        Self {
+            groups: &policy.groups.value,
+            allow: &policy.allow.value,
+            deny: &policy.deny.value,
+            kill: &policy.kill.value,
+            on_deny: policy.on_deny.value,
+            network,
+        }
+    }
+}
+
+/// The rules of a policy. `deny` goes before `allow`, and `kill` before both.
 ///
 /// # Errors
-/// A group or a call of that name does not exist, or a call may not be given
-/// out because it would open the sandbox.
-pub fn resolve(
-    groups: &[String],
-    allow: &[String],
-    deny: &[String],
-    network: &NetworkMode,
-) -> Result<Rules, String> {
-    let mut rules = Rules { calls: Vec::with_capacity(256) };
+/// A group or a call of that name does not exist, a call may not be given out
+/// because it would open the sandbox, or one is refused without which nothing
+/// starts.
+pub fn resolve(wanted: Wanted<'_>) -> Result<Rules, String> {
+    let Wanted { groups, allow, deny, kill, on_deny, network } = wanted;
+    let mut rules = Rules { calls: Vec::with_capacity(256), on_deny };
     // These lists and the groups have no call in common, as a test makes sure,
     // so nothing has to be looked for.
     let fixed = |names: &'static [&'static str], verdict: Verdict| {
         names.iter().map(move |&name| (name, verdict.clone()))
     };
-    rules.calls.extend(fixed(groups::ENOSYS, Verdict::Errno(libc_errno::ENOSYS)));
+    rules.calls.extend(fixed(groups::PROBED, Verdict::Errno(libc_errno::ENOSYS)));
+    rules.calls.extend(fixed(groups::ENOSYS, Verdict::Refuse(libc_errno::ENOSYS)));
     rules.calls.extend(fixed(groups::KILL, Verdict::Kill));
     for (index, wanted) in groups.iter().enumerate() {
         let group = GROUPS.iter().find(|g| g.name == wanted).ok_or_else(|| {
@@ -147,7 +277,19 @@ pub fn resolve(
         rules.set(name, conditions::verdict(name, network));
     }
     for name in deny {
-        rules.set(known(name)?, Verdict::Errno(libc_errno::EPERM));
+        rules.set(known(name)?, Verdict::Refuse(libc_errno::EPERM));
+    }
+    for name in kill {
+        rules.set(known(name)?, Verdict::Kill);
+    }
+    // What gosandbox's own code still calls under the filter, where the binary
+    // cannot be executed. One that waited for a broker would wait for ever.
+    for name in ["write", "exit_group"] {
+        if rules.get(name) != Some(&Verdict::Allow) {
+            return Err(format!(
+                "{name} is not allowed, without which no program can say why it ends (allow it)"
+            ));
+        }
     }
     Ok(rules)
 }
@@ -172,50 +314,62 @@ mod tests {
     use super::*;
     use crate::policy;
 
-    fn names(list: &[&str]) -> Vec<String> {
-        list.iter().map(|s| (*s).to_owned()).collect()
+    const BASE: [&str; 3] = ["go-runtime", "files", "net-server"];
+
+    fn wanted(
+        groups: &[&str],
+        allow: &[&str],
+        deny: &[&str],
+        network: &NetworkMode,
+    ) -> Result<Rules, String> {
+        let names = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+        resolve(Wanted {
+            groups: &names(groups),
+            allow: &names(allow),
+            deny: &names(deny),
+            kill: &[],
+            on_deny: OnDeny::Log,
+            network,
+        })
+    }
+
+    fn of(policy: &policy::Policy) -> Rules {
+        resolve(Wanted::of(&policy.syscalls, &NetworkMode::Host)).unwrap()
     }
 
     #[test]
     fn unknown_names_are_errors_with_the_known_ones() {
-        let error = resolve(&names(&["go"]), &[], &[], &NetworkMode::Private).unwrap_err();
+        let error = wanted(&["go"], &[], &[], &NetworkMode::Private).unwrap_err();
         assert!(error.contains("go-runtime"), "{error}");
-        let error = resolve(&[], &names(&["opne"]), &[], &NetworkMode::Private).unwrap_err();
+        let error = wanted(&[], &["opne"], &[], &NetworkMode::Private).unwrap_err();
         assert!(error.contains("\"opne\""), "{error}");
     }
 
     #[test]
     fn what_would_open_the_sandbox_is_never_given_out() {
         for name in groups::NEVER {
-            let error = resolve(&[], &names(&[name]), &[], &NetworkMode::Host).unwrap_err();
+            let error = wanted(&[], &[name], &[], &NetworkMode::Host).unwrap_err();
             assert!(error.contains("never given out"), "{error}");
         }
     }
 
     #[test]
     fn deny_wins_over_groups_and_allow() {
-        let rules = resolve(
-            &names(&["files", "go-runtime"]),
-            &names(&["openat"]),
-            &names(&["openat"]),
-            &NetworkMode::Private,
-        )
-        .unwrap();
-        assert_eq!(*rules.get("openat").unwrap(), Verdict::Errno(1));
+        let rules = wanted(&BASE, &["openat"], &["openat"], &NetworkMode::Private).unwrap();
+        assert_eq!(*rules.get("openat").unwrap(), Verdict::Refuse(1));
         assert_eq!(*rules.get("close").unwrap(), Verdict::Allow);
     }
 
     #[test]
     fn in_a_private_network_the_broker_is_asked() {
-        let groups = names(&["net-server"]);
-        let private = resolve(&groups, &[], &[], &NetworkMode::Private).unwrap();
+        let private = wanted(&BASE, &[], &[], &NetworkMode::Private).unwrap();
         for call in ["connect", "bind", "listen"] {
             assert_eq!(*private.get(call).unwrap(), Verdict::Ask);
         }
         // Not even by the back door of an explicit allow.
-        let forced = resolve(&groups, &names(&["connect"]), &[], &NetworkMode::Private).unwrap();
+        let forced = wanted(&BASE, &["connect"], &[], &NetworkMode::Private).unwrap();
         assert_eq!(*forced.get("connect").unwrap(), Verdict::Ask);
-        let host = resolve(&groups, &[], &[], &NetworkMode::Host).unwrap();
+        let host = wanted(&BASE, &[], &[], &NetworkMode::Host).unwrap();
         assert_eq!(*host.get("connect").unwrap(), Verdict::Allow);
         assert_eq!(host.asked().count(), 0);
     }
@@ -224,9 +378,7 @@ mod tests {
     fn every_shipped_policy_stays_below_160_calls() {
         for (name, _) in policy::shipped() {
             let policy = policy::load(Some(name), None, Vec::new(), false).unwrap();
-            let s = &policy.syscalls;
-            let rules = resolve(&s.groups.value, &s.allow.value, &s.deny.value, &NetworkMode::Host)
-                .unwrap();
+            let rules = of(&policy);
             assert!(rules.allowed() <= 160, "{name}: {}", rules.allowed());
         }
     }
@@ -236,9 +388,7 @@ mod tests {
     #[test]
     fn the_default_policy_covers_what_was_observed() {
         let policy = policy::load(None, None, Vec::new(), false).unwrap();
-        let s = &policy.syscalls;
-        let rules =
-            resolve(&s.groups.value, &s.allow.value, &s.deny.value, &NetworkMode::Host).unwrap();
+        let rules = of(&policy);
         let observed = include_str!("../../policies/observed.tsv");
         let calls: Vec<&str> = observed
             .lines()

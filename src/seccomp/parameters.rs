@@ -156,7 +156,7 @@ fn parameter(field: &'static str) -> Option<Parameter> {
 mod tests {
     use super::*;
     use crate::policy::{self, NetworkMode};
-    use crate::seccomp::{Arch, Operator, Verdict, Width, resolve};
+    use crate::seccomp::{Arch, Operator, Verdict, Wanted, Width, resolve};
 
     const NONE: [Option<&str>; 6] = [None; 6];
 
@@ -242,9 +242,7 @@ mod tests {
         for network in [NetworkMode::Private, NetworkMode::Host] {
             for (name, _) in policy::shipped() {
                 let policy = policy::load(Some(name), None, Vec::new(), false).unwrap();
-                let s = &policy.syscalls;
-                let rules =
-                    resolve(&s.groups.value, &s.allow.value, &s.deny.value, &network).unwrap();
+                let rules = resolve(Wanted::of(&policy.syscalls, &network)).unwrap();
                 for (call, verdict) in &rules.calls {
                     let second = match verdict {
                         Verdict::WhenOrAsk(_, second, _) => second.as_slice(),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::groups::{ENOSYS, KILL, NEVER};
+use super::groups::{ENOSYS, KILL, NEVER, PROBED};
 use super::{GROUPS, Verdict, conditions};
 use crate::policy::NetworkMode;
 
@@ -30,6 +30,11 @@ pub fn table() -> String {
     }
     out.push_str("\nEvery other call is answered:\n\n| answer | why | calls |\n|---|---|---|\n");
     for (answer, why, calls) in [
+        (
+            "ENOSYS, unrecorded",
+            "the C library asks for it each time and falls back; its flags lie in memory, where no filter sees them",
+            PROBED,
+        ),
         (
             "ENOSYS",
             "the program falls back to an older call; the same for calls newer than this program",

@@ -162,7 +162,7 @@ pub(super) fn init(p: &mut Prepared, channels: &Channels) -> ! {
 
     seq.take(Step::NoNewPrivs, 0, sys::privilege::no_new_privs);
 
-    if let Some(handover) = &channels.handover {
+    if let Some(handover) = channels.handover.as_ref().filter(|_| p.waits) {
         seq.take(Step::AwaitBroker, 0, || {
             let mut ready = [0u8; 1];
             match read(handover, &mut ready)? {
@@ -257,7 +257,7 @@ fn app(side: &mut AppSide<'_>) -> ! {
         sys::seccomp::install(&p.filter)
     });
 
-    let errno = sys::process::execve(&p.exec, &p.args, &p.env);
+    let errno = sys::process::execve(&p.exec, &p.args, &p.env, p.key);
     seq.fail(Step::Exec, 0, errno)
 }
 

@@ -3,9 +3,11 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigmaskHow, sigprocmask};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use nix::sys::stat::Mode;
@@ -15,7 +17,7 @@ use super::StartError;
 use super::child::{self, Channels};
 use super::prepare::{Prepared, first_free};
 use crate::broker;
-use crate::cgroup::Instance;
+use crate::cgroup::{CgroupError, Instance};
 use crate::plan::{IdentityKind, Plan, Step};
 use crate::report::{Failure, RECORD, decode_exit};
 use crate::sys;
@@ -39,8 +41,21 @@ pub struct Running {
     output: Option<[OwnedFd; 2]>,
     /// The broker, ended when this is dropped.
     pub broker: Option<Broker>,
+    /// What a broker will be made of.
+    standby: Option<Standby>,
     /// Its cgroup, removed when this is dropped.
     pub cgroup: Option<Instance>,
+}
+
+/// A broker that nobody has asked yet, and that is not made.
+#[derive(Debug)]
+struct Standby {
+    setup: broker::Setup,
+    user_namespace: OwnedFd,
+    /// Where init gives what the broker needs.
+    handover: OwnedFd,
+    /// What init gave. The supervisor only waits for the listener in it.
+    given: Option<broker::Given>,
 }
 
 /// What the supervisor holds of the broker.
@@ -61,6 +76,8 @@ pub enum Word {
     Listening,
     /// This line is for people. It may hold anything, so it is to be escaped.
     Line(String),
+    /// A call was refused.
+    Denied(broker::Denial),
 }
 
 /// What the set-up channel says.
@@ -132,19 +149,20 @@ pub fn spawn(mut prepared: Prepared, plan: &Plan) -> Result<Running, StartError>
         status: File::from(status.0),
         output: Some([stdout.0, stderr.0]),
         broker: None,
+        standby: None,
         cgroup: prepared.cgroup.take(),
     };
     let mapped = set_going(&running, &prepared, plan, handover).and_then(|for_broker| {
-        // While init goes through its steps. The broker's signals stay blocked.
-        let made = prepared.broker.take().zip(for_broker).map(|(setup, (handover, user))| {
-            let cgroup = running.cgroup.as_ref().map(Instance::for_broker).transpose();
-            let cgroup = cgroup.map_err(|e| {
+        let setup = prepared.broker.take();
+        running.standby = setup.zip(for_broker).map(|(setup, (handover, user_namespace))| {
+            Standby { setup, user_namespace, handover, given: None }
+        });
+        if prepared.waits {
+            // While init goes through its steps.
+            running.make_broker().map_err(|e| {
                 fail(Step::Broker, &e.path.display().to_string(), e.errno()).because(&e.cause)
             })?;
-            make_broker(setup, &user, &handover, cgroup.flatten().as_ref())
-                .map_err(|e| fail(Step::Broker, "", e))
-        });
-        running.broker = made.transpose()?;
+        }
         Ok(())
     });
     let unmasked = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)
@@ -160,20 +178,22 @@ pub fn spawn(mut prepared: Prepared, plan: &Plan) -> Result<Running, StartError>
     }
 }
 
-/// The broker, which begins as a copy of this process.
-fn make_broker(
-    setup: broker::Setup,
-    user_namespace: &OwnedFd,
-    handover: &OwnedFd,
-    cgroup: Option<&File>,
-) -> Result<Broker, Errno> {
-    let (ours, theirs) = pair()?;
-    match sys::process::clone(0, cgroup.map(File::as_fd))? {
-        Cloned::Child => {
-            drop(ours);
-            broker::run(setup, user_namespace, theirs, handover)
+impl Standby {
+    /// The broker, which begins as a copy of this process. Signals are blocked, and
+    /// stay so in it.
+    fn make(self, cgroup: Option<&File>) -> Result<Broker, Errno> {
+        let (ours, theirs) = pair()?;
+        match sys::process::clone(0, cgroup.map(File::as_fd))? {
+            Cloned::Child => {
+                drop(ours);
+                let source = match self.given {
+                    Some(given) => broker::Source::Given(given),
+                    None => broker::Source::Init(&self.handover),
+                };
+                broker::run(self.setup, &self.user_namespace, theirs, source)
+            }
+            Cloned::Parent { pidfd, .. } => Ok(Broker { pidfd, words: ours }),
         }
-        Cloned::Parent { pidfd, .. } => Ok(Broker { pidfd, words: ours }),
     }
 }
 
@@ -183,22 +203,29 @@ impl Broker {
         self.words.as_fd()
     }
 
-    /// Kills it, without waiting for its end. Its tenant is gone, and there is
-    /// nothing that it should finish.
-    pub fn end(&self) {
-        // ESRCH: it has ended.
-        _ = sys::process::pidfd_signal(self.pidfd.as_fd(), libc::SIGKILL);
+    /// Asks it to end: nobody will ask it any more. It says what it has counted.
+    pub fn dismiss(&self) {
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&self.words);
+        // ENOTCONN: it has ended.
+        _ = nix::sys::socket::shutdown(fd, nix::sys::socket::Shutdown::Write);
+    }
+
+    /// Whether it has more to say, or has ended, within this time.
+    pub fn speaks(&self, patience: PollTimeout) -> bool {
+        let mut fds = [PollFd::new(self.words.as_fd(), PollFlags::POLLIN)];
+        matches!(poll(&mut fds, patience), Ok(1..))
     }
 
     /// What it said next; `None` where there is nothing more now.
     pub fn read(&self) -> Option<Word> {
-        let mut bytes = [0; broker::LONGEST_LINE + 1];
+        let mut bytes = [0; broker::LONGEST];
         let fd = std::os::fd::AsRawFd::as_raw_fd(&self.words);
         let length = recv(fd, &mut bytes, MsgFlags::MSG_DONTWAIT).ok()?;
         let (kind, text) = bytes[..length].split_first()?;
         match *kind {
             broker::LISTENING => Some(Word::Listening),
             broker::LINE => Some(Word::Line(String::from_utf8_lossy(text).into_owned())),
+            broker::DENIED => broker::Denial::decode(text).map(Word::Denied),
             _ => Failure::decode(&bytes[..length]).map(Word::Failed),
         }
     }
@@ -206,9 +233,10 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        self.end();
-        let mut fds = [nix::poll::PollFd::new(self.pidfd.as_fd(), nix::poll::PollFlags::POLLIN)];
-        _ = nix::poll::poll(&mut fds, nix::poll::PollTimeout::NONE);
+        // ESRCH: it has ended.
+        _ = sys::process::pidfd_signal(self.pidfd.as_fd(), libc::SIGKILL);
+        let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        _ = poll(&mut fds, PollTimeout::NONE);
         _ = sys::process::pidfd_reap(self.pidfd.as_fd());
     }
 }
@@ -357,11 +385,56 @@ impl Running {
         }
     }
 
+    /// Makes the broker.
+    fn make_broker(&mut self) -> Result<(), CgroupError> {
+        let Some(standby) = self.standby.take() else { return Ok(()) };
+        let cgroup = self.cgroup.as_ref().map(Instance::for_broker).transpose()?.flatten();
+        let made = standby.make(cgroup.as_ref());
+        self.broker =
+            Some(made.map_err(|e| CgroupError { path: PathBuf::new(), cause: e.into() })?);
+        Ok(())
+    }
+
+    /// What is to be waited for by a broker that is not made yet, if there is such.
+    pub fn standby(&self) -> Option<BorrowedFd<'_>> {
+        let standby = self.standby.as_ref()?;
+        Some(standby.given.as_ref().map_or(standby.handover.as_fd(), broker::Given::listener))
+    }
+
+    /// To be called when [`Running::standby`] is readable: takes what init gives,
+    /// or makes the broker, since the filter asks.
+    ///
+    /// # Errors
+    /// It cannot be made; the tenant waits for nobody.
+    pub fn stand_by(&mut self) -> Result<(), Failure> {
+        let fail = |errno| Failure { step: Step::Broker, errno, object: 0 };
+        let Some(standby) = &mut self.standby else { return Ok(()) };
+        let Some(given) = &standby.given else {
+            standby.given = broker::receive(&standby.handover).map_err(fail)?;
+            if standby.given.is_none() {
+                // Init has ended, and says why elsewhere.
+                self.standby = None;
+            }
+            return Ok(());
+        };
+        let mut fds = [PollFd::new(given.listener(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).map_err(fail)?;
+        if !fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLIN)) {
+            // The last process with the filter is gone.
+            self.standby = None;
+            return Ok(());
+        }
+        let mask = sys::signal::block_all().map_err(fail)?;
+        let made = self.make_broker().map_err(|e| fail(e.errno()));
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None).map_err(fail)?;
+        made
+    }
+
     /// Kills and reaps a child whose set-up cannot go on.
     fn abandon(self) {
         _ = sys::process::pidfd_signal(self.init.as_fd(), libc::SIGKILL);
-        let mut fds = [nix::poll::PollFd::new(self.init.as_fd(), nix::poll::PollFlags::POLLIN)];
-        _ = nix::poll::poll(&mut fds, nix::poll::PollTimeout::NONE);
+        let mut fds = [PollFd::new(self.init.as_fd(), PollFlags::POLLIN)];
+        _ = poll(&mut fds, PollTimeout::NONE);
         _ = sys::process::pidfd_reap(self.init.as_fd());
     }
 }

@@ -91,8 +91,12 @@ pub struct Prepared {
     pub(super) listen_pid: Option<usize>,
     pub(super) workdir: CString,
     pub(super) filter: Vec<Instruction>,
+    /// What the app's execve shows to the filter.
+    pub(super) key: [u64; 3],
     /// Whether the filter asks the broker about calls.
     pub(super) asks: bool,
+    /// Whether init waits for the broker.
+    pub(super) waits: bool,
     /// Whether the broker answers for names.
     pub(super) names: bool,
     pub(super) init_filter: Vec<Instruction>,
@@ -139,6 +143,7 @@ impl Prepared {
             .map_err(|e| fail(Step::Descriptors, "", e))?;
         let last_capability = last_capability()
             .map_err(|e| fail(Step::BoundingSet, "/proc/sys/kernel/cap_last_cap", e))?;
+        let key = crate::sys::process::secret().map_err(|e| fail(Step::Filter, "key", e))?;
         let map = |host: u32| format!("{} {host} 1", plan.identity.inside);
         Ok(Self {
             namespaces,
@@ -157,8 +162,10 @@ impl Prepared {
             env,
             listen_pid,
             workdir: path(&plan.workdir),
-            filter: compile(&plan.rules, Arch::native()),
+            filter: compile(&plan.rules.clone().with_exec_key(key), Arch::native()),
+            key,
             asks: plan.broker.is_some(),
+            waits: plan.broker.as_ref().is_some_and(|broker| broker.first),
             names: plan.broker.as_ref().is_some_and(BrokerPlan::has_names),
             init_filter: init_filter()
                 .map_err(|_| fail(Step::InitLock, "seccomp", Errno::EINVAL))?,
@@ -198,6 +205,7 @@ fn broker(
         doors: sockets.iter().map(door).collect::<Result<_, _>>()?,
         egress: asked.egress.clone(),
         resolvers: asked.resolvers.clone(),
+        rules: plan.rules.clone(),
         last_capability,
         filter: broker_filter().map_err(|_| fail("seccomp", Errno::EINVAL))?,
     })

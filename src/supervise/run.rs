@@ -13,6 +13,7 @@ use signal_hook::iterator::exfiltrator::SignalOnly;
 
 use super::relay::{Overflow, Relay};
 use super::state::{Action, End, Event, Lifecycle, State, next};
+use crate::broker::Denial;
 use crate::observe::notify::Notifier;
 use crate::observe::sink::{Sink, say};
 use crate::spawn::{Running, Setup, Word};
@@ -83,7 +84,11 @@ impl Watchdog {
     }
 }
 
-/// Watches `running` until nothing of it is left.
+/// What is to be done with a refused call, and whether it is to be shown.
+type Denied<'a> = dyn FnMut(Denial, bool) + 'a;
+
+/// Watches `running` until nothing of it is left. `denied` is told of refused
+/// calls.
 ///
 /// # Errors
 /// What poll(2) says; the tenant is killed before.
@@ -93,6 +98,7 @@ pub fn supervise(
     notifier: &Notifier,
     life: Lifecycle,
     mut watchdog: Watchdog,
+    denied: &mut Denied<'_>,
 ) -> io::Result<Outcome> {
     let mut relays = relays(running)?;
     let mut state = State::Starting;
@@ -104,6 +110,7 @@ pub fn supervise(
             &mut relays,
             &mut open,
             watchdog.earlier(state.deadline()),
+            denied,
         ) {
             Ok(happened) => happened,
             Err(error) => {
@@ -125,6 +132,7 @@ pub fn supervise(
             for relay in &mut relays {
                 relay.finish(PATIENCE);
             }
+            last_denials(running, &mut open.lines, denied);
             return Ok(Outcome {
                 end,
                 oom_kills: running.cgroup.as_ref().and_then(|c| c.oom_kills()).unwrap_or(0),
@@ -165,6 +173,7 @@ enum Source {
     Output(usize),
     /// Our own, which has room.
     OwnOutput(usize),
+    Standby,
     Broker,
     Words,
     Init,
@@ -178,6 +187,7 @@ fn wait(
     relays: &mut [Relay; 2],
     open: &mut Open,
     deadline: Option<Instant>,
+    denied: &mut Denied<'_>,
 ) -> io::Result<Vec<Event>> {
     let mut events = Vec::new();
     for source in ready(running, signals, relays, open, deadline)? {
@@ -187,10 +197,13 @@ fn wait(
             Source::Status => events.extend(status(running, open)),
             Source::Output(n) => relays[n].fill(),
             Source::OwnOutput(n) => relays[n].flush(),
-            Source::Words => events.extend(words(running, &mut open.lines)),
+            Source::Standby => {
+                events.extend(running.stand_by().err().map(Event::BrokerFailed));
+            }
+            Source::Words => events.extend(words(running, &mut open.lines, denied)),
             Source::Broker => {
                 // What it said last says more than that it is gone.
-                events.extend(words(running, &mut open.lines));
+                events.extend(words(running, &mut open.lines, denied));
                 open.broker = false;
                 events.push(Event::BrokerGone);
             }
@@ -210,7 +223,7 @@ fn wait(
 /// What the broker says; its lines are shown here. A few at a time and not more
 /// than so many a minute: it was close to hostile bytes, and may no longer be
 /// what it was.
-fn words(running: &Running, lines: &mut Lines) -> Vec<Event> {
+fn words(running: &Running, lines: &mut Lines, denied: &mut Denied<'_>) -> Vec<Event> {
     let mut events = Vec::new();
     let Some(broker) = &running.broker else { return events };
     for word in std::iter::from_fn(|| broker.read()).take(16) {
@@ -221,6 +234,7 @@ fn words(running: &Running, lines: &mut Lines) -> Vec<Event> {
                 say(format_args!("tenant {}: {}", running.tenant, crate::value::escape(&line)));
             }
             Word::Line(_) => {}
+            Word::Denied(denial) => denied(denial, lines.take(Instant::now())),
         }
     }
     events
@@ -262,7 +276,7 @@ fn status(running: &mut Running, open: &mut Open) -> Option<Event> {
     // Nobody will ask any more; it may go while init does.
     if let Some(broker) = &running.broker {
         open.broker = false;
-        broker.end();
+        broker.dismiss();
     }
     running.read_exit().map(Event::AppExited)
 }
@@ -277,6 +291,25 @@ fn last_words(running: &mut Running, open: &mut Open) -> io::Result<Vec<Event>> 
     }
     Ok(events)
 }
+
+/// What the broker has counted since it told it last. A broker that hangs, or
+/// that goes on for ever, is not waited for.
+fn last_denials(running: &Running, lines: &mut Lines, denied: &mut Denied<'_>) {
+    let Some(broker) = &running.broker else { return };
+    broker.dismiss();
+    let mut left = 1000;
+    while left > 0 && broker.speaks(PollTimeout::from(LAST_WORDS)) {
+        left -= 1;
+        match broker.read() {
+            Some(Word::Denied(denial)) => denied(denial, lines.take(Instant::now())),
+            Some(_) => {}
+            None => return,
+        }
+    }
+}
+
+/// How long the broker may take for its last words, in milliseconds.
+const LAST_WORDS: u8 = 200;
 
 /// The sources that are ready, in the order of [`Source`].
 fn ready(
@@ -298,6 +331,7 @@ fn ready(
         watched.extend(relay.source().map(|fd| (Source::Output(n), fd, read)));
         watched.extend(relay.target().map(|fd| (Source::OwnOutput(n), fd, PollFlags::POLLOUT)));
     }
+    watched.extend(running.standby().map(|fd| (Source::Standby, fd, read)));
     if let Some(broker) = running.broker.as_ref().filter(|_| open.broker) {
         watched.push((Source::Words, broker.words(), read));
         watched.push((Source::Broker, broker.pidfd.as_fd(), read));

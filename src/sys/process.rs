@@ -160,12 +160,32 @@ impl StringArray {
     }
 }
 
-/// Replaces this process: execve(2). Returns only on failure.
-pub fn execve(path: &CStr, args: &StringArray, env: &StringArray) -> Errno {
+/// Three words that nobody can guess: getrandom(2).
+pub fn secret() -> Result<[u64; 3], Errno> {
+    let mut words = [0u64; 3];
+    let length = size_of_val(&words);
+    // SAFETY: the pointer is to `length` writable bytes, and any bytes are
+    // words. Up to 256 bytes come whole or not at all.
+    check(unsafe { libc::syscall(libc::SYS_getrandom, words.as_mut_ptr(), length, 0u32) })?;
+    Ok(words)
+}
+
+/// Replaces this process: execve(2). Returns only on failure. `key` is in the
+/// registers of the three arguments that execve does not have, for a seccomp
+/// filter to see.
+pub fn execve(path: &CStr, args: &StringArray, env: &StringArray, key: [u64; 3]) -> Errno {
     // SAFETY: `path` is NUL-terminated; both arrays hold pointers to
     // NUL-terminated strings that `args` and `env` own, and end with a null.
     unsafe {
-        libc::execve(path.as_ptr(), args.pointers.as_ptr().cast(), env.pointers.as_ptr().cast());
+        libc::syscall(
+            libc::SYS_execve,
+            path.as_ptr(),
+            args.pointers.as_ptr(),
+            env.pointers.as_ptr(),
+            key[0],
+            key[1],
+            key[2],
+        );
     }
     Errno::last()
 }

@@ -1,0 +1,3 @@
+module gosandbox.example/calls
+
+go 1.19
