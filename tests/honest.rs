@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
 
 use common::{Client, RELEASES, Running, Sandbox, root_or_skip, skip, tool_or_skip};
@@ -161,6 +161,43 @@ fn a_server_speaks_tls() {
         let hello = format!("hello from {}\n", sandbox.tenant);
         assert!(text.starts_with("HTTP/1.1 200 OK") && text.ends_with(&hello), "{release}: {text}");
         drain(running);
+    });
+}
+
+/// A server that only serves keeps to the calls of `strict`, and what it does
+/// besides is refused and named.
+#[test]
+fn a_plain_server_keeps_to_the_strict_policy() {
+    if !root_or_skip() {
+        return;
+    }
+    every_release("web", |sandbox, release| {
+        let strict = sandbox.option("--policy", "strict");
+        let (mut running, address) = serve(&strict);
+        let mut client = Client::tcp(address).unwrap();
+        for _ in 0..200 {
+            assert_eq!(client.get("/").unwrap().status, 200);
+        }
+        for path in ["/gc?mb=64", "/env", "/whoami"] {
+            get(address, path);
+        }
+        assert!(!running.stderr().contains("refused"), "Go {release}: {}", running.stderr());
+        let answer = Client::tcp(address).unwrap().get("/exec").unwrap();
+        assert_eq!(answer.status, 500, "{answer:?}");
+        running.stderr_line(&format!("gosandbox: tenant {}: refused ", strict.tenant));
+        drain(running);
+    });
+    // Listening by itself, with the broker's help.
+    every_release("plain", |sandbox, release| {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let running = sandbox
+            .option("--policy", "strict")
+            .option("--listen", format!("tcp:{address}"))
+            .args(["-addr", &address.to_string()])
+            .start();
+        common::wait_for("the socket", || Client::tcp(address).ok());
+        assert_eq!(get(address, "/"), "hello from a plain server\n");
+        assert!(!running.stderr().contains("refused"), "Go {release}: {}", running.stderr());
     });
 }
 

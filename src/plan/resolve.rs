@@ -133,7 +133,7 @@ fn broker(
         let why = if policy.network.mode.value != NetworkMode::Private {
             "only a private network can be held to it (leave it out, or choose network = \"private\")"
         } else {
-            "connect is not allowed (add the group net-server)"
+            "connect is not allowed (add the group net-client)"
         };
         return Err(PlanError::new(Step::Broker, format!("egress: {why}")));
     }

@@ -104,6 +104,7 @@ fn golden_plans() {
         ("web-unprivileged", format!("{listen}\n{loose}"), laptop()),
         ("web-host-network", "[network]\nmode = \"host\"".to_owned(), host()),
         ("job", "extends = \"job\"".to_owned(), host()),
+        ("strict", format!("extends = \"strict\"\n{listen}"), host()),
     ] {
         let text = plan(&toml, &host).unwrap().text();
         let path = format!("{}/tests/golden/{name}.txt", env!("CARGO_MANIFEST_DIR"));
@@ -431,7 +432,7 @@ fn egress_that_nobody_could_hold_a_tenant_to_is_refused() {
     let error = refused(
         "[network]\negress = [\"192.0.2.1:80\"]\n[syscalls]\ngroups = [\"go-runtime\", \"files\", \"exec\"]",
     );
-    assert!(error.contains("add the group net-server"), "{error}");
+    assert!(error.contains("add the group net-client"), "{error}");
     let named = "[network]\negress = [\"example.com:80\"]";
     let error = refused(named);
     assert!(error.contains("/etc/resolv.conf names no resolver"), "{error}");

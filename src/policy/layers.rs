@@ -17,6 +17,7 @@ pub fn shipped() -> &'static [(&'static str, &'static str)] {
     &[
         ("web", include_str!("../../policies/web.toml")),
         ("job", include_str!("../../policies/job.toml")),
+        ("strict", include_str!("../../policies/strict.toml")),
     ]
 }
 
