@@ -409,6 +409,16 @@ mod tests {
         }
     }
 
+    /// include/uapi/asm-generic/unistd.h: the same number everywhere, and the
+    /// last that is known.
+    #[test]
+    fn the_newest_call_is_known() {
+        for arch in [Arch::X86_64, Arch::Aarch64] {
+            assert!(arch.calls().any(|call| call == ("file_setattr", 469)), "{arch:?}");
+        }
+        resolve(&[], &names(&["file_setattr"]), &[], &NetworkMode::Private).unwrap();
+    }
+
     /// The kernel's numbers and errno values are what libc says they are.
     #[test]
     fn numbers_agree_with_libc() {
