@@ -8,6 +8,8 @@
 
 #![allow(unsafe_code)]
 
+#[cfg(test)]
+pub mod evaluate;
 pub mod fd;
 pub mod mount;
 pub mod net;
