@@ -75,7 +75,7 @@ fn a_plan_does_nothing() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let dir = TempDir::new();
     let socket = dir.path().join("socket");
-    for flag in ["--json", "--origin"] {
+    for flag in ["--json", "--origin", "--seccomp", "--bpf"] {
         let plan = plan()
             .flag(flag)
             .option("--listen", format!("tcp:{}", taken.local_addr().unwrap()))
@@ -91,6 +91,49 @@ fn a_plan_does_nothing() {
         assert_eq!(plan.run().code(), Some(0));
         assert_eq!(plan.user.as_ref().unwrap().home().read_dir().unwrap().count(), 0);
     }
+}
+
+#[test]
+fn a_plan_shows_what_each_system_call_is_answered_and_the_filter_that_does_it() {
+    if !root_or_skip() {
+        return;
+    }
+    let dir = TempDir::new();
+    let policy = dir.file(
+        "own.toml",
+        "extends = \"web\"\n[syscalls]\nallow = [\"mlock2\"]\ndeny = [\"fchmod\"]\n",
+    );
+    let plan = || plan().option("--policy", &policy);
+    let table = plan().flag("--seccomp").run().stdout();
+    let line = |call: &str| {
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let line = table.lines().map(words).find(|words| words.get(1).is_some_and(|w| w == call));
+        line.unwrap_or_else(|| panic!("no {call} in {table}")).join(" ")
+    };
+    let number = |number: libc::c_long, rest: &str| format!("{number} {rest}");
+    assert_eq!(line("openat"), number(libc::SYS_openat, "openat files allowed"));
+    assert_eq!(line("mlock2"), number(libc::SYS_mlock2, "mlock2 allow allowed"));
+    assert_eq!(line("fchmod"), number(libc::SYS_fchmod, "fchmod deny EPERM"));
+    assert_eq!(line("ptrace"), number(libc::SYS_ptrace, "ptrace - EPERM"));
+    assert_eq!(line("connect"), number(libc::SYS_connect, "connect net-client broker"));
+    // The same for programs.
+    let rows = plan().flag("--seccomp").flag("--json").json();
+    let row = |call: &str| rows.as_array().unwrap().iter().find(|row| row["call"] == call).unwrap();
+    let expected = serde_json::json!({
+        "number": libc::SYS_clone,
+        "call": "clone",
+        "from": "go-runtime",
+        "answers": [
+            { "if": ["clone_flags & 0x7e020000 == 0"], "answer": "allowed" },
+            { "answer": "EPERM" },
+        ],
+    });
+    assert_eq!(*row("clone"), expected);
+    // The filter begins with the architecture, and says EPERM to who was denied.
+    let program = plan().flag("--bpf").run().stdout();
+    assert!(program.starts_with("0000: ld   [4] "), "{program}");
+    let other = Sandbox::example("hello").command("plan").flag("--bpf").run().stdout();
+    assert!(other != program && other.contains("; SECCOMP_RET_USER_NOTIF\n"), "{other}");
 }
 
 #[test]
@@ -247,7 +290,7 @@ fn policies_that_are_unknown_or_extend_themselves() {
     let output = Sandbox::example("hello").option("--policy", "wbe").run();
     output.assert_refused(
         125,
-        "policy \"wbe\": neither a shipped policy (web, job) nor a path (write ./wbe",
+        "policy \"wbe\": neither a shipped policy (web, job, strict) nor a path (write ./wbe",
     );
     let output = Sandbox::example("hello").option("--policy", "./nowhere.toml").run();
     assert_eq!(output.code(), Some(125));

@@ -103,7 +103,7 @@ impl Denials {
     /// Where a call's kind is counted already, else the key that it will have.
     fn find(&self, number: u32, key: [u64; 6]) -> Result<usize, [u64; 6]> {
         // Numbers that are no call are endless, and one kind.
-        let named = |number| Arch::native().name(number).map_or(u32::MAX, |_| number);
+        let named = |number| Arch::native().call(number).map_or(u32::MAX, |_| number);
         let position = |key| {
             self.0
                 .iter()
@@ -169,7 +169,7 @@ impl Broker {
     /// what the caller showed us, which need not be what it would have shown the
     /// kernel.
     fn texts(&self, call: &Notification, number: u32) -> Vec<String> {
-        let name = Arch::native().name(number).unwrap_or_default();
+        let name = Arch::native().call(number).unwrap_or_default();
         let texts = parameters(name).iter().zip(call.args).filter(|(p, _)| p.kind.is_text());
         let caller = Caller { thread: call.thread };
         texts

@@ -8,6 +8,7 @@ use super::options::{Purpose, Refusal};
 use super::{Status, TenantOptions};
 use crate::host::Roots;
 use crate::observe::sink::say;
+use crate::seccomp::{self, Arch, Wanted};
 
 /// Flags of `plan` besides those of `run`.
 #[derive(Debug, Args)]
@@ -18,6 +19,12 @@ pub(super) struct PlanOptions {
     /// Where each setting came from
     #[arg(long, conflicts_with = "json")]
     origin: bool,
+    /// What each system call is answered, and why
+    #[arg(long, conflicts_with = "origin")]
+    seccomp: bool,
+    /// The compiled system call filter, disassembled
+    #[arg(long, conflicts_with_all = ["seccomp", "origin", "json"])]
+    bpf: bool,
     #[command(flatten)]
     tenant: TenantOptions,
 }
@@ -46,6 +53,18 @@ fn text(options: &PlanOptions) -> Result<String, Refusal> {
             .collect());
     }
     let known = options.tenant.resolve(&roots, Purpose::Show)?;
+    let arch = Arch::native();
+    if options.bpf {
+        return Ok(seccomp::disassemble(&seccomp::compile(&known.plan.rules, arch), arch));
+    }
+    if options.seccomp {
+        let wanted = Wanted::of(&known.syscalls, &known.plan.network);
+        let rows = seccomp::verdicts(&known.plan.rules, arch, wanted);
+        return Ok(match options.json {
+            true => format!("{:#}\n", serde_json::json!(rows)),
+            false => seccomp::verdict_table(&rows, arch),
+        });
+    }
     if !options.json {
         return Ok(known.plan.text());
     }

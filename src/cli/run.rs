@@ -127,7 +127,7 @@ fn errno(error: &std::io::Error) -> Errno {
 
 /// A refused call as it is kept.
 fn refused(denial: &Denial) -> Refused {
-    let name = Arch::native().name(denial.number);
+    let name = Arch::native().call(denial.number);
     Refused {
         call: name.map_or(denial.number.to_string(), str::to_owned),
         errno: denial.errno,

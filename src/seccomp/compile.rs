@@ -31,8 +31,16 @@ impl Arch {
         return Self::Aarch64;
     }
 
+    /// As uname(2) calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64",
+            Self::Aarch64 => "aarch64",
+        }
+    }
+
     /// AUDIT_ARCH_* of include/uapi/linux/audit.h.
-    fn audit(self) -> u32 {
+    pub(super) fn audit(self) -> u32 {
         match self {
             Self::X86_64 => 0xc000_003e,
             Self::Aarch64 => 0xc000_00b7,
@@ -65,7 +73,7 @@ impl Arch {
     }
 
     /// The name of a call, where this architecture has one of that number.
-    pub fn name(self, number: u32) -> Option<&'static str> {
+    pub fn call(self, number: u32) -> Option<&'static str> {
         let number = number as usize;
         match self {
             Self::X86_64 => x86_64::Sysno::new(number).map(|n| n.name()),
@@ -80,7 +88,7 @@ impl Arch {
     }
 
     /// The first number that this program has never heard of.
-    fn unknown_from(self) -> u32 {
+    pub(super) fn unknown_from(self) -> u32 {
         match self {
             Self::X86_64 => x86_64::Sysno::last() as u32 + 1,
             Self::Aarch64 => aarch64::Sysno::last() as u32 + 1,
@@ -89,26 +97,26 @@ impl Arch {
 }
 
 // Operations: include/uapi/linux/bpf_common.h. LOAD is BPF_LD | BPF_W | BPF_ABS.
-const LOAD: u16 = 0x20;
-const AND: u16 = 0x54;
-const JUMP: u16 = 0x05;
-const JUMP_EQ: u16 = 0x15;
-const JUMP_GE: u16 = 0x35;
-const RETURN: u16 = 0x06;
+pub(super) const LOAD: u16 = 0x20;
+pub(super) const AND: u16 = 0x54;
+pub(super) const JUMP: u16 = 0x05;
+pub(super) const JUMP_EQ: u16 = 0x15;
+pub(super) const JUMP_GE: u16 = 0x35;
+pub(super) const RETURN: u16 = 0x06;
 
 // Offsets in struct seccomp_data.
-const NUMBER: u32 = 0;
-const ARCHITECTURE: u32 = 4;
-const ARGUMENTS: u32 = 16;
+pub(super) const NUMBER: u32 = 0;
+pub(super) const ARCHITECTURE: u32 = 4;
+pub(super) const ARGUMENTS: u32 = 16;
 
-const RET_KILL_PROCESS: u32 = 0x8000_0000;
-const RET_ERRNO: u32 = 0x0005_0000;
-const RET_ALLOW: u32 = 0x7fff_0000;
+pub(super) const RET_KILL_PROCESS: u32 = 0x8000_0000;
+pub(super) const RET_ERRNO: u32 = 0x0005_0000;
+pub(super) const RET_ALLOW: u32 = 0x7fff_0000;
 /// SECCOMP_RET_USER_NOTIF.
-const RET_ASK: u32 = 0x7fc0_0000;
+pub(super) const RET_ASK: u32 = 0x7fc0_0000;
 
 /// Set in the number of every x32 call: __X32_SYSCALL_BIT.
-const X32_BIT: u32 = 0x4000_0000;
+pub(super) const X32_BIT: u32 = 0x4000_0000;
 
 fn errno(errno: i32) -> u32 {
     RET_ERRNO | (errno.unsigned_abs() & 0xffff)

@@ -9,17 +9,21 @@
 
 mod compile;
 mod conditions;
+mod disassemble;
 mod explain;
 mod groups;
 mod parameters;
 mod table;
+mod verdicts;
 
 pub use compile::{Arch, BROKER_CALLS, broker_filter, compile, init_filter};
 pub use conditions::{Condition, OWN_SOCKET_OPTIONS, Operator, Width};
+pub use disassemble::disassemble;
 pub use explain::{Remedy, refused};
 pub use groups::{GROUPS, Group};
 pub use parameters::{Kind, Parameter, parameters, written};
 pub use table::table;
+pub use verdicts::{Reply, Row, verdict_table, verdicts};
 
 use crate::policy::{NetworkMode, OnDeny, sections};
 
@@ -130,7 +134,7 @@ impl Rules {
             Otherwise::Ask => Decision::Ask,
             Otherwise::Kill => Decision::Kill,
         };
-        let Some(name) = arch.name(number) else {
+        let Some(name) = arch.call(number) else {
             return Decision::Refuse(arch.unlisted(number));
         };
         match self.get(name) {
@@ -151,7 +155,7 @@ impl Rules {
 
     /// The arguments that the answer to this call depends on, the others zero.
     pub fn looked_at(&self, arch: Arch, number: u32, args: [u64; 6]) -> [u64; 6] {
-        let verdict = arch.name(number).and_then(|name| self.get(name));
+        let verdict = arch.call(number).and_then(|name| self.get(name));
         let mut looked = [0; 6];
         let ask = match verdict {
             Some(Verdict::WhenOrAsk(_, ask, _)) => ask.as_slice(),
