@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod cli;
 pub mod golang;
 pub mod host;
+pub mod learn;
 pub mod listen;
 pub mod observe;
 pub mod plan;

@@ -18,6 +18,7 @@ use super::address::{self, Name};
 use super::caller::{Caller, Procfs, Socket, int, own_path, set_blocking};
 use super::egress::Decision;
 use super::serve::{Broker, PATIENCE, Pending, RETRY, Then};
+use super::words::{BOUND, LED, UNLED};
 use super::{UnixDoor, local};
 use crate::seccomp::OWN_SOCKET_OPTIONS;
 use crate::sys::net;
@@ -87,6 +88,9 @@ fn bind(
         && at.port() != 0
     {
         let protocol = if socket.kind == libc::SOCK_STREAM { "tcp" } else { "udp" };
+        if broker.learns && protocol == "tcp" {
+            broker.words.send(BOUND, format!("tcp:{at}").as_bytes());
+        }
         let remedy = if protocol == "tcp" {
             format!("to publish it, add listen = [\"tcp:{at}\"]")
         } else {
@@ -280,11 +284,18 @@ fn stream(
         broker.egress.decide(to, now, local::is_own)
     };
     if decision == Decision::Allowed {
+        if broker.learns && !broker.own_door(to) {
+            let rule = broker.egress.suggestion(to);
+            broker.words.send(LED, rule.to_string().as_bytes());
+        }
         let outside = new_socket(&socket)?;
         let connected = net::connect(outside.as_fd(), bytes);
         return hand_over(broker, call, &socket, outside, connected);
     }
     let rule = broker.egress.suggestion(to);
+    if broker.learns && !to.ip().is_unspecified() {
+        broker.words.send(UNLED, rule.to_string().as_bytes());
+    }
     if to.ip().is_loopback() || to.ip().is_unspecified() {
         let answer = own(call, socket, bytes);
         if matches!(answer, Err(Errno::ECONNREFUSED)) {

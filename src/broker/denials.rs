@@ -15,7 +15,8 @@ use crate::sys::notify::Notification;
 pub struct Denial {
     /// The call's number.
     pub number: u32,
-    /// What the caller got.
+    /// What the caller got; 0 of a call that was let through, of which only
+    /// `learn` hears.
     pub errno: i32,
     /// How often, since the broker was made.
     pub count: u64,
@@ -78,6 +79,8 @@ const MOST_TEXTS: usize = 3;
 struct Counted {
     /// The arguments that the rules look at, the others zero.
     key: [u64; 6],
+    /// What else tells it apart: where `learn` asks, its first text.
+    text: Option<String>,
     denial: Denial,
     /// What the supervisor was told last.
     told: u64,
@@ -88,38 +91,45 @@ struct Counted {
 
 /// How many kinds are told apart by their arguments. Beyond, by number alone.
 const MOST_KINDS: usize = 128;
+/// The same for `learn`, which asks for every path.
+const MOST_LEARNT: usize = 8192;
 /// The first and the longest time between two words about the same.
 const PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
 /// All of them.
-pub(super) struct Denials(Vec<Counted>);
+pub(super) struct Denials {
+    kinds: Vec<Counted>,
+    most: usize,
+}
 
 impl Denials {
-    pub(super) fn new() -> Self {
-        Self(Vec::new())
+    pub(super) fn new(learns: bool) -> Self {
+        Self { kinds: Vec::new(), most: if learns { MOST_LEARNT } else { MOST_KINDS } }
     }
 
     /// Where a call's kind is counted already, else the key that it will have.
-    fn find(&self, number: u32, key: [u64; 6]) -> Result<usize, [u64; 6]> {
+    fn find(&self, number: u32, key: [u64; 6], text: Option<&str>) -> Result<usize, [u64; 6]> {
         // Numbers that are no call are endless, and one kind.
         let named = |number| Arch::native().call(number).map_or(u32::MAX, |_| number);
-        let position = |key| {
-            self.0
-                .iter()
-                .position(|kind| named(kind.denial.number) == named(number) && kind.key == key)
+        let position = |key, text: Option<&str>| {
+            self.kinds.iter().position(|kind| {
+                named(kind.denial.number) == named(number)
+                    && kind.key == key
+                    && kind.text.as_deref() == text
+            })
         };
         let rest = [0; 6];
-        match position(key) {
+        match position(key, text) {
             Some(index) => Ok(index),
-            None if self.0.len() < MOST_KINDS => Err(key),
-            None => position(rest).ok_or(rest),
+            None if self.kinds.len() < self.most => Err(key),
+            None => position(rest, None).ok_or(rest),
         }
     }
 
     /// Tells the supervisor what is due.
-    pub(super) fn tell(&mut self, words: &mut Words, now: Instant) {
-        for kind in &mut self.0 {
+    pub(super) fn tell(&mut self, words: &Words, now: Instant) {
+        for kind in &mut self.kinds {
             if kind.told < kind.denial.count && now >= kind.due {
                 if words.send(DENIED, &kind.denial.encode()) {
                     kind.told = kind.denial.count;
@@ -131,16 +141,20 @@ impl Denials {
     }
 
     /// Tells everything that was not told yet.
-    pub(super) fn tell_all(&mut self, words: &mut Words) {
-        for kind in &mut self.0 {
-            kind.due = Instant::now();
+    pub(super) fn tell_all(&self, words: &Words) {
+        let untold = self.kinds.iter().filter(|kind| kind.told < kind.denial.count);
+        for kind in untold {
+            if !words.send(DENIED, &kind.denial.encode()) {
+                // It reads the last of what is there already.
+                words.wait();
+                words.send(DENIED, &kind.denial.encode());
+            }
         }
-        self.tell(words, Instant::now());
     }
 
     /// When [`Denials::tell`] has something to do.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.0.iter().filter(|kind| kind.told < kind.denial.count).map(|kind| kind.due).min()
+        self.kinds.iter().filter(|kind| kind.told < kind.denial.count).map(|kind| kind.due).min()
     }
 }
 
@@ -148,16 +162,22 @@ impl Broker {
     /// Counts a refused call. Only of the first of a kind the texts are read.
     pub(super) fn count(&mut self, call: &Notification, number: u32, errno: i32) {
         let looked_at = self.rules.looked_at(Arch::native(), number, call.args);
-        let key = match self.denials.find(number, looked_at) {
+        let mut texts = if self.learns { self.texts(call, number) } else { Vec::new() };
+        let text = texts.first().cloned();
+        let key = match self.denials.find(number, looked_at, text.as_deref()) {
             Ok(index) => {
-                self.denials.0[index].denial.count += 1;
+                self.denials.kinds[index].denial.count += 1;
                 return;
             }
             Err(key) => key,
         };
-        let texts = self.texts(call, number);
-        self.denials.0.push(Counted {
+        if !self.learns {
+            texts = self.texts(call, number);
+        }
+        let text = text.filter(|_| key == looked_at);
+        self.denials.kinds.push(Counted {
             key,
+            text,
             denial: Denial { number, errno, count: 1, args: call.args, texts },
             told: 0,
             due: Instant::now(),

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use crate::policy::{Egress, Network, Port};
+use crate::policy::{Egress, NameRule, Network, Port};
 
 /// Networks that a tenant of one host has no business in unless its operator
 /// wrote so: IANA's special-purpose registries (RFC 6890), multicast, and where
@@ -48,11 +48,13 @@ pub(super) enum Decision {
 }
 
 /// An address that a listed name was answered with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Pin {
     address: IpAddr,
     /// Index of the rule whose name it was.
     rule: usize,
+    /// It.
+    name: String,
     until: Instant,
 }
 
@@ -102,7 +104,7 @@ impl Rules {
             {
                 self.pins.swap_remove(first);
             }
-            self.pins.push(Pin { address, rule, until });
+            self.pins.push(Pin { address, rule, name: name.to_owned(), until });
         }
     }
 
@@ -173,11 +175,14 @@ impl Rules {
     /// one did and an address of its kind may be meant by a name.
     pub(super) fn suggestion(&self, to: SocketAddr) -> Egress {
         let address = to.ip().to_canonical();
-        let pin = self.pins.iter().find(|pin| pin.address == address);
-        if let Some(Egress::Name(name, _)) = pin.and_then(|pin| self.rules.get(pin.rule))
+        let pin = self.pins.iter().rfind(|pin| pin.address == address);
+        if let Some(pin) = pin
+            && let Some(Egress::Name(name, _)) = self.rules.get(pin.rule)
             && !is_special(address)
         {
-            return Egress::Name(name.clone(), Port::One(to.port()));
+            let every = *name == NameRule::every();
+            let name = if every { NameRule::exactly(&pin.name) } else { name.clone() };
+            return Egress::Name(name, Port::One(to.port()));
         }
         let network = match address {
             IpAddr::V4(v4) => Network::v4(v4.octets(), 32),

@@ -26,7 +26,7 @@ mod words;
 
 pub(crate) use denials::Denial;
 pub(crate) use resolver::{NAME_SERVER, upstream};
-pub(crate) use words::{DENIED, LINE, LISTENING, LONGEST};
+pub(crate) use words::{BOUND, DENIED, LED, LINE, LISTENING, LONGEST, UNLED};
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -84,6 +84,8 @@ pub(crate) struct Setup {
     pub(crate) resolvers: Vec<SocketAddr>,
     /// Those of the filter, which does not say why it asks.
     pub(crate) rules: Rules,
+    /// Whether it also tells what is let through.
+    pub(crate) learns: bool,
     /// The highest capability of this kernel.
     pub(crate) last_capability: u8,
     /// What it may call.
@@ -187,8 +189,9 @@ pub(crate) fn run(setup: Setup, user_namespace: &OwnedFd, words: OwnedFd, source
         unix,
         egress: egress::Rules::new(setup.egress),
         rules: setup.rules,
-        denials: Denials::new(),
-        resolver: given.names.map(|names| Resolver::new(names, setup.resolvers)),
+        denials: Denials::new(setup.learns),
+        learns: setup.learns,
+        resolver: given.names.map(|names| Resolver::new(names, setup.resolvers, setup.learns)),
         own_devices,
         pending: Vec::new(),
         pace: Pace::of_calls(Instant::now()),

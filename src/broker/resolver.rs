@@ -18,7 +18,7 @@ use nix::sys::socket::{
 use super::answer::Bad;
 use super::dns::{Code, Kind, Query};
 use super::egress::Rules;
-use super::words::Words;
+use super::words::{UNLED, Words};
 
 /// Most questions that are asked at a time; a client whose question was dropped
 /// asks again.
@@ -35,6 +35,8 @@ pub(super) struct Resolver {
     inside: OwnedFd,
     upstream: Vec<SocketAddr>,
     asked: Vec<Asked>,
+    /// Whether what is refused is told to `learn`.
+    learns: bool,
 }
 
 /// A question that waits for a resolver.
@@ -49,8 +51,8 @@ struct Asked {
 
 impl Resolver {
     /// `inside` is bound in the tenant's namespace; `upstream` is not empty.
-    pub(super) fn new(inside: OwnedFd, upstream: Vec<SocketAddr>) -> Self {
-        Self { inside, upstream, asked: Vec::new() }
+    pub(super) fn new(inside: OwnedFd, upstream: Vec<SocketAddr>, learns: bool) -> Self {
+        Self { inside, upstream, asked: Vec::new(), learns }
     }
 
     /// Every descriptor to be read from: first the tenant's, then the resolvers'.
@@ -106,6 +108,9 @@ impl Resolver {
         };
         if !rules.has_name(&query.name) {
             let name = &query.name;
+            if self.learns {
+                words.send(UNLED, format!("{name}:443").as_bytes());
+            }
             words.say(
                 format!("look-up of {name} denied: to allow it, add egress = [\"{name}:443\"]"),
                 now,

@@ -46,6 +46,8 @@ pub(super) struct Broker {
     pub(super) rules: seccomp::Rules,
     /// What was refused, and how often.
     pub(super) denials: Denials,
+    /// Whether what is let through is counted too.
+    pub(super) learns: bool,
     /// The file systems that only the tenant writes to: st_dev.
     pub(super) own_devices: Vec<u64>,
     /// The tenant's name server, where a name is listed.
@@ -158,11 +160,12 @@ impl Broker {
         let mut open = true;
         loop {
             let now = Instant::now();
-            let pauses = Pauses { calls: self.pace.wait(now), names: self.asking.wait(now) };
+            let calls = self.pace.wait(now).filter(|_| !self.learns);
+            let pauses = Pauses { calls, names: self.asking.wait(now) };
             let ready = self.wait(open, pauses);
             if ready.supervisor_gone {
                 // Or it has no more to ask, and listens to the last.
-                self.denials.tell_all(&mut self.words);
+                self.denials.tell_all(&self.words);
                 crate::sys::process::exit(0);
             }
             // The last process with the filter is gone.
@@ -178,7 +181,7 @@ impl Broker {
             if ready.call {
                 self.one();
             }
-            self.denials.tell(&mut self.words, begun);
+            self.denials.tell(&self.words, begun);
             self.pace.worked(begun.elapsed());
         }
     }
@@ -331,7 +334,17 @@ impl Broker {
         // and does not say which.
         let number = u32::try_from(call.number).unwrap_or(u32::MAX);
         match self.rules.decide(Arch::native(), number, call.args) {
-            Decision::Ask => self.carry_out(call),
+            Decision::Ask => {
+                if self.learns {
+                    self.count(call, number, 0);
+                }
+                self.carry_out(call);
+            }
+            // As it would have gone on without a question.
+            Decision::Allow if self.learns => {
+                self.count(call, number, 0);
+                _ = notify::resume(self.listener.as_fd(), call.id);
+            }
             Decision::Refuse(errno) => {
                 self.count(call, number, errno);
                 self.tell(call.id, Err(Errno::from_raw(errno)));

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::{MsgFlags, send};
+use nix::sys::time::TimeSpec;
 
 /// The tenant listens on a declared listener.
 pub(crate) const LISTENING: u8 = 0x10;
@@ -13,6 +15,13 @@ pub(crate) const LISTENING: u8 = 0x10;
 pub(crate) const LINE: u8 = 0x11;
 /// A call that was refused follows: [`super::Denial`].
 pub(crate) const DENIED: u8 = 0x12;
+/// A destination that was connected to follows; of `learn` alone, like the next
+/// two.
+pub(crate) const LED: u8 = 0x13;
+/// A destination that was refused follows.
+pub(crate) const UNLED: u8 = 0x14;
+/// An address that was bound inside follows.
+pub(crate) const BOUND: u8 = 0x15;
 /// Longest message, its kind included.
 pub(crate) const LONGEST: usize = 401;
 
@@ -86,6 +95,12 @@ impl Words {
             self.said.clear();
         }
         self.said.insert(line);
+    }
+
+    /// Waits until the supervisor can take more, a second at most.
+    pub(super) fn wait(&self) {
+        let mut fds = [PollFd::new(self.channel.as_fd(), PollFlags::POLLOUT)];
+        _ = ppoll(&mut fds, Some(TimeSpec::new(1, 0)), None);
     }
 
     /// Not waited for: a supervisor that is busy misses a message.

@@ -106,7 +106,7 @@ fn rules(refusals: &Refusals) -> Rules {
         network: &NetworkMode::Private,
     });
     // A record of another version may name what this one does not know.
-    rules.unwrap_or(Rules { calls: Vec::new(), on_deny: OnDeny::Log })
+    rules.unwrap_or(Rules { calls: Vec::new(), on_deny: OnDeny::Log, watched: false })
 }
 
 /// Seconds as people say them.

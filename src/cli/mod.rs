@@ -2,6 +2,7 @@
 
 mod check;
 mod explain;
+mod learn;
 mod options;
 mod plan;
 mod run;
@@ -37,6 +38,9 @@ enum Command {
     /// Write the systemd socket and service of a tenant
     #[command(before_help = "Example: gosandbox units --tenant acme --listen 8080 /srv/acme/app")]
     Units(units::UnitsOptions),
+    /// Run under watch, and write the policy that it needed
+    #[command(before_help = "Example: gosandbox learn --tenant acme -o acme.toml ./app -v")]
+    Learn(learn::LearnOptions),
     /// What was a tenant refused, and what would allow it?
     #[command(before_help = "Example: gosandbox explain acme")]
     Explain(explain::ExplainOptions),
@@ -91,6 +95,7 @@ pub fn main() -> Status {
         Command::Run(options) => run::run(&options),
         Command::Plan(options) => plan::plan(&options),
         Command::Units(options) => units::units(&options),
+        Command::Learn(options) => learn::learn(&options),
         Command::Explain(options) => explain::explain(&options),
         Command::Check => check::check(),
     }
@@ -121,5 +126,9 @@ fn usage(error: &clap::Error) -> Status {
     let tip = tip.map_or(String::new(), |tip| format!("{tip}; "));
     say(format_args!("{mistake} ({tip}see {help})"));
     // A Go panic exits 2, so `run` cannot use it for itself.
-    if command.as_deref() == Some("run") { Status::FAILED } else { Status::Code(2) }
+    if matches!(command.as_deref(), Some("run" | "learn")) {
+        Status::FAILED
+    } else {
+        Status::Code(2)
+    }
 }

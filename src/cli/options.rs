@@ -116,6 +116,11 @@ pub(super) enum Purpose {
     Run,
     /// To be looked at.
     Show,
+    /// To be carried out under watch.
+    Learn {
+        /// Every public address may be connected to.
+        egress: bool,
+    },
     /// To write units, which will run somewhere else.
     Units,
 }
@@ -162,11 +167,15 @@ impl TenantOptions {
             line: format!("tenant {tenant}: {text}"),
             status: Status::FAILED,
         };
+        if let Purpose::Learn { egress: true } = purpose {
+            policy.network.egress.value.extend(Egress::everything());
+        }
         if purpose == Purpose::Units {
             // The cgroup will be the unit's, and not where this was typed.
             policy.require.cgroup.value = Need::BestEffort;
         }
-        let record = purpose == Purpose::Run;
+        let learns = matches!(purpose, Purpose::Learn { .. });
+        let record = learns || purpose == Purpose::Run;
         let (binary, file) = open_binary(&tenant, Path::new(name), host::privileged())?;
         let mut host =
             host::read(roots, &tenant, &policy, record).map_err(|e| at(e.to_string()))?;
@@ -180,6 +189,7 @@ impl TenantOptions {
             policy,
             args: args.to_vec(),
             scoped: std::env::var_os(SCOPED).is_some(),
+            learns,
         };
         let plan = resolve(&request, &host, &binary).map_err(|e| Refusal {
             line: format!("tenant {tenant}: {e}"),
@@ -193,6 +203,11 @@ impl TenantOptions {
     pub(super) fn relative_path(&self) -> Option<&Path> {
         let policy = self.policy.as_deref().filter(|p| p.contains('/')).map(Path::new);
         policy.into_iter().chain(self.env_file.as_deref()).find(|path| path.is_relative())
+    }
+
+    /// What `--policy` says, or what is meant without it.
+    pub(super) fn policy_name(&self) -> &str {
+        self.policy.as_deref().unwrap_or(policy::DEFAULT_POLICY)
     }
 
     /// How many words of the command line are the binary and its arguments.

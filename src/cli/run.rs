@@ -21,7 +21,7 @@ use crate::policy::Address;
 use crate::policy::NetworkMode;
 use crate::report::Failure;
 use crate::seccomp::{self, Arch, Remedy};
-use crate::spawn::{self, Prepared, StartError};
+use crate::spawn::{self, Prepared, StartError, Word};
 use crate::supervise::{End, Kill, Lifecycle, Outcome, Signals, Watchdog, supervise};
 use crate::sys::process::Exit;
 use crate::value::Tenant;
@@ -35,6 +35,12 @@ pub(super) fn run(options: &TenantOptions) -> Status {
             return refusal.status;
         }
     };
+    start(&known, &mut |_| {})
+}
+
+/// Starts the tenant and stays until it has ended. `learn` hears what `learn` is
+/// told.
+pub(super) fn start(known: &Known, learn: &mut dyn FnMut(Word)) -> Status {
     if known.plan.cgroup == CgroupPlan::NeedsScope {
         return run_in_scope(&known.plan);
     }
@@ -42,7 +48,7 @@ pub(super) fn run(options: &TenantOptions) -> Status {
     for missing in &plan.missing {
         say(format_args!("tenant {}: goes without {missing}", plan.tenant));
     }
-    match start_and_watch(&known) {
+    match start_and_watch(known, learn) {
         Ok(outcome) => finish(plan, outcome),
         Err(error) => {
             let status = if error.is_exec() { Status::REFUSED } else { Status::FAILED };
@@ -54,7 +60,7 @@ pub(super) fn run(options: &TenantOptions) -> Status {
 
 /// Everything between the plan and the outcome. What was made on the way is
 /// owned by values, so every way out of here removes it.
-fn start_and_watch(known: &Known) -> Result<Outcome, StartError> {
+fn start_and_watch(known: &Known, learn: &mut dyn FnMut(Word)) -> Result<Outcome, StartError> {
     let plan = &known.plan;
     let fail = |step, object: &str, errno| StartError::new(&plan.tenant, step, object, errno);
     // From here on a signal is an event; one that comes during the set-up waits
@@ -102,7 +108,11 @@ fn start_and_watch(known: &Known) -> Result<Outcome, StartError> {
     let watchdog = Watchdog::new(notify::watchdog(variable, std::process::id()));
     let life = Lifecycle { grace: plan.grace, ready: plan.ready };
     let mut log = None;
-    let mut denied = |denial: Denial, shown: bool| {
+    let mut heard = |word: Word, shown: bool| {
+        let denial = match word {
+            Word::Denied(denial) if denial.errno != 0 => denial,
+            word => return learn(word),
+        };
         let refused = refused(&denial);
         if shown {
             say(told(plan, &refused));
@@ -113,7 +123,7 @@ fn start_and_watch(known: &Known) -> Result<Outcome, StartError> {
             log.get_or_insert_with(open).add(refused, &plan.rules);
         }
     };
-    let outcome = supervise(&mut running, &mut signals, &notifier, life, watchdog, &mut denied)
+    let outcome = supervise(&mut running, &mut signals, &notifier, life, watchdog, &mut heard)
         .map_err(|e| fail(Step::State, "poll", errno(&e)))?;
     match outcome.end {
         End::Failed(failure) | End::Killed(Kill::Failed(failure)) => Err(explain(plan, failure)),

@@ -85,6 +85,8 @@ pub struct BrokerPlan {
     /// declared, and what is amiss with them is to be known then. Else it is made
     /// when the filter first asks: a tenant that keeps to itself has none.
     pub first: bool,
+    /// It also tells what the tenant does that is let through.
+    pub learns: bool,
     /// Where to.
     pub egress: Vec<Egress>,
     /// Who is asked for names, where one is listed.
@@ -94,7 +96,7 @@ pub struct BrokerPlan {
 impl BrokerPlan {
     /// Whether names are listed, so that the tenant gets a name server.
     pub fn has_names(&self) -> bool {
-        self.egress.iter().any(Egress::is_name)
+        self.egress.iter().any(Egress::is_name) || (self.learns && !self.resolvers.is_empty())
     }
 }
 

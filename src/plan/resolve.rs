@@ -27,6 +27,8 @@ pub struct Request {
     pub args: Vec<OsString>,
     /// gosandbox was started again in a scope already.
     pub scoped: bool,
+    /// It is to be found out what the tenant needs.
+    pub learns: bool,
 }
 
 /// The plan for `request` on this host with this binary.
@@ -38,7 +40,7 @@ pub fn resolve(
     host: &HostFacts,
     binary: &BinaryFacts,
 ) -> Result<Plan, PlanError> {
-    let Request { tenant, policy, args, scoped } = request;
+    let Request { tenant, policy, args, scoped, learns } = request;
     let mut missing = Vec::new();
     let mut notes = Vec::new();
 
@@ -61,8 +63,9 @@ pub fn resolve(
     };
     let cgroup = cgroup::resolve(tenant, policy, host, *scoped, &mut missing)?;
     let (rlimits, raise_open_files) = rlimits(policy, host, &mut notes);
-    let rules = seccomp::resolve(Wanted::of(&policy.syscalls, &policy.network.mode.value))
-        .map_err(|message| PlanError::new(Step::Filter, message))?;
+    let wanted = Wanted::of(&policy.syscalls, &policy.network.mode.value);
+    let rules = if *learns { seccomp::resolve_watched(wanted) } else { seccomp::resolve(wanted) };
+    let rules = rules.map_err(|message| PlanError::new(Step::Filter, message))?;
     if policy.process.args.value.iter().any(|arg| arg.contains('\0')) {
         return Err(PlanError::new(Step::Exec, "process.args: an argument cannot hold a NUL"));
     }
@@ -151,9 +154,10 @@ fn broker(
         }
     }
     let resolvers = host.resolvers.iter().map(|&ip| SocketAddr::new(ip, 53)).collect();
-    let first = asks && !(egress.is_empty() && listeners.is_empty());
-    let plan = BrokerPlan { egress: egress.clone(), resolvers, first };
-    if plan.has_names() && plan.resolvers.is_empty() {
+    let learns = rules.watched;
+    let first = learns || (asks && !(egress.is_empty() && listeners.is_empty()));
+    let plan = BrokerPlan { egress: egress.clone(), resolvers, first, learns };
+    if plan.egress.iter().any(Egress::is_name) && plan.resolvers.is_empty() {
         return Err(PlanError::new(
             Step::Broker,
             "egress: /etc/resolv.conf names no resolver that could be asked for names (add one, or list addresses)",

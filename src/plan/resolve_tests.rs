@@ -82,6 +82,7 @@ fn request(toml: &str) -> Request {
         policy: policy::load(base.as_deref(), None, vec![layer], true).unwrap(),
         args: vec!["-v".into()],
         scoped: false,
+        learns: false,
     }
 }
 

@@ -123,8 +123,21 @@ pub struct NameRule {
 }
 
 impl NameRule {
+    /// Every name: for `gosandbox learn`, and in no policy.
+    pub fn every() -> Self {
+        Self { name: String::new(), below: true }
+    }
+
+    /// This name, in lower case and without a dot at its end, and no other.
+    pub fn exactly(name: &str) -> Self {
+        Self { name: name.to_owned(), below: false }
+    }
+
     /// Whether `name`, in lower case and without a dot at its end, is meant.
     pub fn covers(&self, name: &str) -> bool {
+        if *self == Self::every() {
+            return true;
+        }
         if !self.below {
             return self.name == name;
         }
@@ -139,6 +152,16 @@ impl fmt::Display for NameRule {
 }
 
 impl Egress {
+    /// Every name and every address, with every port; what is private or special
+    /// has to be listed itself, as ever. For `gosandbox learn`, and in no policy.
+    pub fn everything() -> [Self; 3] {
+        [
+            Self::Name(NameRule::every(), Port::Any),
+            Self::Network(Network::v4([0; 4], 0), Port::Any),
+            Self::Network(Network::v6([0; 8], 0), Port::Any),
+        ]
+    }
+
     /// Whether it has to be looked up.
     pub fn is_name(&self) -> bool {
         matches!(self, Self::Name(..))

@@ -22,7 +22,7 @@ pub fn shipped() -> &'static [(&'static str, &'static str)] {
 }
 
 /// What people write where nothing is chosen.
-const DEFAULT_POLICY: &str = "web";
+pub const DEFAULT_POLICY: &str = "web";
 
 /// Where a layer was read from.
 #[derive(Clone, Debug, PartialEq, Eq)]

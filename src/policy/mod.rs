@@ -14,7 +14,8 @@ pub use file::{
     RequireFile, SyscallsFile,
 };
 pub use layers::{
-    Layer, Origin, Policy, PolicyError, Setting, Source, from_environment, load, sections, shipped,
+    DEFAULT_POLICY, Layer, Origin, Policy, PolicyError, Setting, Source, from_environment, load,
+    sections, shipped,
 };
 
 use std::collections::BTreeMap;

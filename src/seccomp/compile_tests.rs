@@ -285,7 +285,7 @@ fn far_targets_are_reached() {
         })
         .take(150)
         .collect();
-    let rules = Rules { calls, on_deny: OnDeny::Errno };
+    let rules = Rules { calls, on_deny: OnDeny::Errno, watched: false };
     let program = as_native(compile(&rules, Arch::X86_64), Arch::X86_64);
     assert!(program.len() > 1000, "{} is no test", program.len());
     let (calls, want) = tried(&rules, Arch::X86_64);
@@ -331,7 +331,7 @@ fn any_rules_are_compiled_to_what_they_say() {
         };
         (call, verdict)
     });
-    let rules = Rules { calls: calls.collect(), on_deny: OnDeny::Errno };
+    let rules = Rules { calls: calls.collect(), on_deny: OnDeny::Errno, watched: false };
     let program = as_native(compile(&rules, Arch::X86_64), Arch::X86_64);
     let (calls, want) = tried(&rules, Arch::X86_64);
     compare("any", &calls, &answers(&program, &calls), &want);

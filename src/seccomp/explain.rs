@@ -56,13 +56,18 @@ impl Remedy {
 /// The call as a person would write it, and what its caller got: `ptrace(…) =
 /// EPERM`. `texts` are those that it points to, in the order of its arguments.
 pub fn refused(call: &str, args: &[u64; 6], texts: &[String], errno: i32) -> String {
+    format!("{} = {:?}", self::call(call, args, texts), Errno::from_raw(errno))
+}
+
+/// The call as a person would write it.
+pub fn call(call: &str, args: &[u64; 6], texts: &[String]) -> String {
     let mut read: [Option<&str>; 6] = [None; 6];
     let places = parameters(call).iter().zip(&mut read).filter(|(p, _)| p.kind.is_text());
     for ((_, place), text) in places.zip(texts) {
         *place = Some(text).filter(|text| !text.is_empty()).map(String::as_str);
     }
     let kind = if call.starts_with(|c: char| c.is_ascii_digit()) { "call " } else { "" };
-    format!("{kind}{} = {:?}", written(call, args, read), Errno::from_raw(errno))
+    format!("{kind}{}", written(call, args, read))
 }
 
 #[cfg(test)]

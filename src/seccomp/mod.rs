@@ -19,7 +19,7 @@ mod verdicts;
 pub use compile::{Arch, BROKER_CALLS, broker_filter, compile, init_filter};
 pub use conditions::{Condition, OWN_SOCKET_OPTIONS, Operator, Width};
 pub use disassemble::disassemble;
-pub use explain::{Remedy, refused};
+pub use explain::{Remedy, call, refused};
 pub use groups::{GROUPS, Group};
 pub use parameters::{Kind, Parameter, parameters, written};
 pub use table::table;
@@ -96,7 +96,14 @@ pub struct Rules {
     pub calls: Vec<(&'static str, Verdict)>,
     /// What becomes of a refused call.
     pub on_deny: OnDeny,
+    /// The broker is told of what is allowed, too, and lets it go on: for
+    /// `gosandbox learn`. Except what is in [`UNWATCHED`].
+    pub watched: bool,
 }
+
+/// The group whose calls every Go program makes all the time: nobody learns
+/// anything from them.
+pub const UNWATCHED: &str = "go-runtime";
 
 impl Rules {
     /// The answer to the call of this name, where it has one of its own.
@@ -104,9 +111,16 @@ impl Rules {
         self.calls.iter().find(|(call, _)| *call == name).map(|(_, verdict)| verdict)
     }
 
+    /// The calls that are carried out, always or on conditions.
+    pub fn given(&self) -> impl Iterator<Item = &'static str> {
+        let given =
+            |v: &Verdict| !matches!(v, Verdict::Errno(_) | Verdict::Refuse(_) | Verdict::Kill);
+        self.calls.iter().filter(move |(_, verdict)| given(verdict)).map(|(name, _)| *name)
+    }
+
     /// How many calls are carried out, always or on conditions.
     pub fn allowed(&self) -> usize {
-        self.count(|v| !matches!(v, Verdict::Errno(_) | Verdict::Refuse(_) | Verdict::Kill))
+        self.given().count()
     }
 
     /// The calls that the broker carries out, always or on conditions.
@@ -199,6 +213,29 @@ impl Rules {
         self
     }
 
+    /// What the filter is compiled from: these rules, with the one execve that
+    /// `key` opens, and where they are watched, every allowed call asked about.
+    #[must_use]
+    pub fn for_filter(&self, key: [u64; 3]) -> Self {
+        let mut rules = self.clone().with_exec_key(key);
+        if !self.watched {
+            return rules;
+        }
+        let unwatched = |name: &str| {
+            GROUPS.iter().any(|group| group.name == UNWATCHED && group.calls.contains(&name))
+        };
+        for (name, verdict) in &mut rules.calls {
+            let given = !matches!(verdict, Verdict::Errno(_) | Verdict::Refuse(_) | Verdict::Kill);
+            if given && !unwatched(name) {
+                *verdict = match *name {
+                    "execve" => Verdict::When(vec![conditions::key(3, key)], Otherwise::Ask),
+                    _ => Verdict::Ask,
+                };
+            }
+        }
+        rules
+    }
+
     fn count(&self, wanted: impl Fn(&Verdict) -> bool) -> usize {
         self.calls.iter().filter(|(_, verdict)| wanted(verdict)).count()
     }
@@ -249,7 +286,7 @@ impl<'a> Wanted<'a> {
 /// starts.
 pub fn resolve(wanted: Wanted<'_>) -> Result<Rules, String> {
     let Wanted { groups, allow, deny, kill, on_deny, network } = wanted;
-    let mut rules = Rules { calls: Vec::with_capacity(256), on_deny };
+    let mut rules = Rules { calls: Vec::with_capacity(256), on_deny, watched: false };
     // These lists and the groups have no call in common, as a test makes sure,
     // so nothing has to be looked for.
     let fixed = |names: &'static [&'static str], verdict: Verdict| {
@@ -296,6 +333,24 @@ pub fn resolve(wanted: Wanted<'_>) -> Result<Rules, String> {
         }
     }
     Ok(rules)
+}
+
+/// The rules for learning what a program needs: every call that any policy may
+/// give out, on the conditions that any has, but for what this one refuses.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_watched(wanted: Wanted<'_>) -> Result<Rules, String> {
+    let groups: Vec<String> = GROUPS.iter().map(|group| group.name.to_owned()).collect();
+    let ours = [groups::NEVER, groups::KILL, groups::ENOSYS, groups::PROBED];
+    let allow: Vec<String> = Arch::native()
+        .calls()
+        .map(|(name, _)| name)
+        .filter(|name| !ours.iter().any(|list| list.contains(name)))
+        .map(str::to_owned)
+        .collect();
+    let wanted = Wanted { groups: &groups, allow: &allow, on_deny: OnDeny::Log, ..wanted };
+    Ok(Rules { watched: true, ..resolve(wanted)? })
 }
 
 /// The one static copy of a call's name; an error for a name that is no call.

@@ -76,8 +76,14 @@ pub enum Word {
     Listening,
     /// This line is for people. It may hold anything, so it is to be escaped.
     Line(String),
-    /// A call was refused.
+    /// A call was refused, or where it is learnt what the tenant does, made.
     Denied(broker::Denial),
+    /// The tenant connected there, as a rule for it.
+    Led(String),
+    /// It wanted to.
+    Unled(String),
+    /// It bound this address inside.
+    Bound(String),
 }
 
 /// What the set-up channel says.
@@ -225,6 +231,9 @@ impl Broker {
         match *kind {
             broker::LISTENING => Some(Word::Listening),
             broker::LINE => Some(Word::Line(String::from_utf8_lossy(text).into_owned())),
+            broker::LED => Some(Word::Led(String::from_utf8_lossy(text).into_owned())),
+            broker::UNLED => Some(Word::Unled(String::from_utf8_lossy(text).into_owned())),
+            broker::BOUND => Some(Word::Bound(String::from_utf8_lossy(text).into_owned())),
             broker::DENIED => broker::Denial::decode(text).map(Word::Denied),
             _ => Failure::decode(&bytes[..length]).map(Word::Failed),
         }

@@ -162,7 +162,7 @@ impl Prepared {
             env,
             listen_pid,
             workdir: path(&plan.workdir),
-            filter: compile(&plan.rules.clone().with_exec_key(key), Arch::native()),
+            filter: compile(&plan.rules.for_filter(key), Arch::native()),
             key,
             asks: plan.broker.is_some(),
             waits: plan.broker.as_ref().is_some_and(|broker| broker.first),
@@ -206,6 +206,7 @@ fn broker(
         egress: asked.egress.clone(),
         resolvers: asked.resolvers.clone(),
         rules: plan.rules.clone(),
+        learns: asked.learns,
         last_capability,
         filter: broker_filter().map_err(|_| fail("seccomp", Errno::EINVAL))?,
     })

@@ -5,5 +5,5 @@ mod relay;
 mod run;
 mod state;
 
-pub use run::{Outcome, Signals, Watchdog, supervise};
+pub use run::{Heard, Outcome, Signals, Watchdog, supervise};
 pub use state::{Action, End, Event, Kill, Lifecycle, State, next};

@@ -13,7 +13,6 @@ use signal_hook::iterator::exfiltrator::SignalOnly;
 
 use super::relay::{Overflow, Relay};
 use super::state::{Action, End, Event, Lifecycle, State, next};
-use crate::broker::Denial;
 use crate::observe::notify::Notifier;
 use crate::observe::sink::{Sink, say};
 use crate::spawn::{Running, Setup, Word};
@@ -84,11 +83,12 @@ impl Watchdog {
     }
 }
 
-/// What is to be done with a refused call, and whether it is to be shown.
-type Denied<'a> = dyn FnMut(Denial, bool) + 'a;
+/// What is to be done with what the broker found out about the tenant, and
+/// whether it is to be shown.
+pub type Heard<'a> = dyn FnMut(Word, bool) + 'a;
 
-/// Watches `running` until nothing of it is left. `denied` is told of refused
-/// calls.
+/// Watches `running` until nothing of it is left. `heard` is told
+/// what the broker finds out.
 ///
 /// # Errors
 /// What poll(2) says; the tenant is killed before.
@@ -98,7 +98,7 @@ pub fn supervise(
     notifier: &Notifier,
     life: Lifecycle,
     mut watchdog: Watchdog,
-    denied: &mut Denied<'_>,
+    heard: &mut Heard<'_>,
 ) -> io::Result<Outcome> {
     let mut relays = relays(running)?;
     let mut state = State::Starting;
@@ -110,7 +110,7 @@ pub fn supervise(
             &mut relays,
             &mut open,
             watchdog.earlier(state.deadline()),
-            denied,
+            heard,
         ) {
             Ok(happened) => happened,
             Err(error) => {
@@ -132,7 +132,7 @@ pub fn supervise(
             for relay in &mut relays {
                 relay.finish(PATIENCE);
             }
-            last_denials(running, &mut open.lines, denied);
+            last_denials(running, &mut open.lines, heard);
             return Ok(Outcome {
                 end,
                 oom_kills: running.cgroup.as_ref().and_then(|c| c.oom_kills()).unwrap_or(0),
@@ -187,7 +187,7 @@ fn wait(
     relays: &mut [Relay; 2],
     open: &mut Open,
     deadline: Option<Instant>,
-    denied: &mut Denied<'_>,
+    heard: &mut Heard<'_>,
 ) -> io::Result<Vec<Event>> {
     let mut events = Vec::new();
     for source in ready(running, signals, relays, open, deadline)? {
@@ -200,10 +200,10 @@ fn wait(
             Source::Standby => {
                 events.extend(running.stand_by().err().map(Event::BrokerFailed));
             }
-            Source::Words => events.extend(words(running, &mut open.lines, denied)),
+            Source::Words => events.extend(words(running, &mut open.lines, heard)),
             Source::Broker => {
                 // What it said last says more than that it is gone.
-                events.extend(words(running, &mut open.lines, denied));
+                events.extend(words(running, &mut open.lines, heard));
                 open.broker = false;
                 events.push(Event::BrokerGone);
             }
@@ -223,7 +223,7 @@ fn wait(
 /// What the broker says; its lines are shown here. A few at a time and not more
 /// than so many a minute: it was close to hostile bytes, and may no longer be
 /// what it was.
-fn words(running: &Running, lines: &mut Lines, denied: &mut Denied<'_>) -> Vec<Event> {
+fn words(running: &Running, lines: &mut Lines, heard: &mut Heard<'_>) -> Vec<Event> {
     let mut events = Vec::new();
     let Some(broker) = &running.broker else { return events };
     for word in std::iter::from_fn(|| broker.read()).take(16) {
@@ -234,7 +234,7 @@ fn words(running: &Running, lines: &mut Lines, denied: &mut Denied<'_>) -> Vec<E
                 say(format_args!("tenant {}: {}", running.tenant, crate::value::escape(&line)));
             }
             Word::Line(_) => {}
-            Word::Denied(denial) => denied(denial, lines.take(Instant::now())),
+            told => heard(told, lines.take(Instant::now())),
         }
     }
     events
@@ -294,15 +294,15 @@ fn last_words(running: &mut Running, open: &mut Open) -> io::Result<Vec<Event>> 
 
 /// What the broker has counted since it told it last. A broker that hangs, or
 /// that goes on for ever, is not waited for.
-fn last_denials(running: &Running, lines: &mut Lines, denied: &mut Denied<'_>) {
+fn last_denials(running: &Running, lines: &mut Lines, heard: &mut Heard<'_>) {
     let Some(broker) = &running.broker else { return };
     broker.dismiss();
-    let mut left = 1000;
+    let mut left = 10_000;
     while left > 0 && broker.speaks(PollTimeout::from(LAST_WORDS)) {
         left -= 1;
         match broker.read() {
-            Some(Word::Denied(denial)) => denied(denial, lines.take(Instant::now())),
-            Some(_) => {}
+            Some(Word::Failed(_) | Word::Listening | Word::Line(_)) => {}
+            Some(told) => heard(told, lines.take(Instant::now())),
             None => return,
         }
     }
