@@ -20,7 +20,7 @@ use super::egress;
 use super::resolver::Resolver;
 use super::words::Words;
 use super::{Door, UnixDoor, calls};
-use crate::seccomp::{self, Arch, Decision};
+use crate::seccomp::{self, Answer, Arch};
 use crate::sys::notify::{self, Notification};
 
 /// Most calls that wait for something at a time. More are told EAGAIN.
@@ -334,23 +334,23 @@ impl Broker {
         // and does not say which.
         let number = u32::try_from(call.number).unwrap_or(u32::MAX);
         match self.rules.decide(Arch::native(), number, call.args) {
-            Decision::Ask => {
+            Answer::Ask => {
                 if self.learns {
                     self.count(call, number, 0);
                 }
                 self.carry_out(call);
             }
             // As it would have gone on without a question.
-            Decision::Allow if self.learns => {
+            Answer::Allow if self.learns => {
                 self.count(call, number, 0);
                 _ = notify::resume(self.listener.as_fd(), call.id);
             }
-            Decision::Refuse(errno) => {
+            Answer::Refuse(errno) => {
                 self.count(call, number, errno);
                 self.tell(call.id, Err(Errno::from_raw(errno)));
             }
             // It asks about no other.
-            Decision::Allow | Decision::Errno(_) | Decision::Kill => {
+            Answer::Allow | Answer::Errno(_) | Answer::Kill => {
                 self.tell(call.id, Err(Errno::EPERM));
             }
         }

@@ -9,7 +9,7 @@
 
 use syscalls::{aarch64, x86_64};
 
-use super::{Condition, Operator, Otherwise, Rules, Verdict, Width, libc_errno};
+use super::{Answer, Clause, Condition, Operator, Rules, Verdict, Width, libc_errno};
 use crate::policy::OnDeny;
 use crate::sys::seccomp::Instruction;
 
@@ -101,6 +101,7 @@ pub(super) const LOAD: u16 = 0x20;
 pub(super) const AND: u16 = 0x54;
 pub(super) const JUMP: u16 = 0x05;
 pub(super) const JUMP_EQ: u16 = 0x15;
+pub(super) const JUMP_GT: u16 = 0x25;
 pub(super) const JUMP_GE: u16 = 0x35;
 pub(super) const RETURN: u16 = 0x06;
 
@@ -132,8 +133,8 @@ pub fn compile(rules: &Rules, arch: Arch) -> Vec<Instruction> {
     numbered.sort_by_key(|(number, _)| *number);
 
     // Ranges by their first number, neighbours with the same answer joined.
-    let other = Verdict::Refuse(libc_errno::EPERM);
-    let unknown = Verdict::Refuse(libc_errno::ENOSYS);
+    let other = Answer::Refuse(libc_errno::EPERM).into();
+    let unknown = Answer::Refuse(libc_errno::ENOSYS).into();
     let mut ranges: Vec<(u32, &Verdict)> = Vec::with_capacity(numbered.len() * 2);
     let mut next = 0;
     for (number, verdict) in numbered {
@@ -270,28 +271,20 @@ impl Backwards {
     }
 
     fn verdict(&mut self, verdict: &Verdict) -> Place {
-        match verdict {
-            Verdict::Allow => self.answer(RET_ALLOW),
-            Verdict::Errno(value) => self.answer(errno(*value)),
-            Verdict::Refuse(value) => self.refuse(*value),
-            Verdict::Kill => self.answer(RET_KILL_PROCESS),
-            Verdict::Ask => self.answer(RET_ASK),
-            Verdict::When(clauses, otherwise) => {
-                let no = match *otherwise {
-                    Otherwise::Refuse(value) => self.refuse(value),
-                    Otherwise::Ask => self.answer(RET_ASK),
-                    Otherwise::Kill => self.answer(RET_KILL_PROCESS),
-                };
-                let yes = self.answer(RET_ALLOW);
-                self.any(&slices(clauses), yes, no)
-            }
-            Verdict::WhenOrAsk(clauses, ask, value) => {
-                let no = self.refuse(*value);
-                let yes = self.answer(RET_ASK);
-                let otherwise = self.any(&slices(ask), yes, no);
-                let yes = self.answer(RET_ALLOW);
-                self.any(&slices(clauses), yes, otherwise)
-            }
+        let last = self.given(verdict.last);
+        verdict.cases.iter().rev().fold(last, |otherwise, case| {
+            let yes = self.given(case.answer);
+            self.any(&slices(&case.clauses), yes, otherwise)
+        })
+    }
+
+    fn given(&mut self, answer: Answer) -> Place {
+        match answer {
+            Answer::Allow => self.answer(RET_ALLOW),
+            Answer::Errno(value) => self.answer(errno(value)),
+            Answer::Refuse(value) => self.refuse(value),
+            Answer::Kill => self.answer(RET_KILL_PROCESS),
+            Answer::Ask => self.answer(RET_ASK),
         }
     }
 
@@ -336,6 +329,10 @@ impl Backwards {
             Operator::Is(value) => (u64::MAX, value, yes, no),
             Operator::IsNot(value) => (u64::MAX, value, no, yes),
             Operator::Masked(mask, value) => (mask, value, yes, no),
+            Operator::AtLeast(value) => return self.order(JUMP_GE, condition, value, yes, no),
+            Operator::Less(value) => return self.order(JUMP_GE, condition, value, no, yes),
+            Operator::More(value) => return self.order(JUMP_GT, condition, value, yes, no),
+            Operator::AtMost(value) => return self.order(JUMP_GT, condition, value, no, yes),
         };
         let low = low_half(condition);
         #[allow(clippy::cast_possible_truncation)] // the two halves
@@ -357,13 +354,31 @@ impl Backwards {
         self.next()
     }
 
+    /// `yes` if the argument is greater than `value`, or with JUMP_GE equal to
+    /// it: the low halves decide only between equal high ones.
+    fn order(&mut self, code: u16, with: Condition, value: u64, yes: Place, no: Place) -> Place {
+        let low = low_half(with);
+        #[allow(clippy::cast_possible_truncation)] // the two halves
+        let halves = (value as u32, (value >> 32) as u32);
+        self.branch(code, halves.0, yes, no);
+        self.load(low, self.next());
+        if with.width == Width::Int {
+            return self.next();
+        }
+        let equal = self.next();
+        let not_more = self.branch(JUMP_EQ, halves.1, equal, no);
+        self.branch(JUMP_GT, halves.1, yes, not_more);
+        self.load(low + 4, self.next());
+        self.next()
+    }
+
     fn finish(mut self) -> Vec<Instruction> {
         self.reversed.reverse();
         self.reversed
     }
 }
 
-fn slices(clauses: &[Vec<Condition>]) -> Vec<&[Condition]> {
+fn slices(clauses: &[Clause]) -> Vec<&[Condition]> {
     clauses.iter().map(Vec::as_slice).collect()
 }
 

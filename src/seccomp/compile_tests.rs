@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::policy::{self, NetworkMode, OnDeny};
-use crate::seccomp::{Wanted, resolve};
+use crate::seccomp::{Case, Wanted, resolve};
 use crate::sys::evaluate::{Call, Gate, UNSEEN, evaluate};
 
 /// Every number up to 600, and again with x32's bit.
@@ -49,39 +49,31 @@ fn shipped_rules() -> Vec<(String, Rules)> {
 /// What the rules say of a call of this number.
 fn verdict(rules: &Rules, arch: Arch, number: u32) -> Verdict {
     if arch == Arch::X86_64 && number >= X32_BIT {
-        return Verdict::Kill;
+        return Answer::Kill.into();
     }
     match arch.calls().find(|(_, n)| *n == number) {
-        Some((name, _)) => rules.get(name).cloned().unwrap_or(Verdict::Refuse(1)),
+        Some((name, _)) => rules.get(name).cloned().unwrap_or(Answer::Refuse(1).into()),
         None => {
             let newest = arch.calls().map(|(_, n)| n).max();
-            Verdict::Refuse(if Some(number) > newest { 38 } else { 1 })
+            Answer::Refuse(if Some(number) > newest { 38 } else { 1 }).into()
         }
     }
 }
 
 /// What a verdict says of a call with these arguments, without any BPF.
 fn expected(on_deny: OnDeny, verdict: &Verdict, args: [u64; 6]) -> u32 {
-    let refused = |value: i32| expected(on_deny, &Verdict::Refuse(value), args);
-    match verdict {
-        Verdict::Allow => libc::SECCOMP_RET_ALLOW,
-        Verdict::Kill => libc::SECCOMP_RET_KILL_PROCESS,
-        Verdict::Ask => libc::SECCOMP_RET_USER_NOTIF,
-        Verdict::Errno(value) => libc::SECCOMP_RET_ERRNO | value.cast_unsigned(),
-        Verdict::Refuse(value) => match (on_deny, value) {
-            (OnDeny::Log, _) => libc::SECCOMP_RET_USER_NOTIF,
-            (OnDeny::Kill, 38) | (OnDeny::Errno, _) => {
-                libc::SECCOMP_RET_ERRNO | value.cast_unsigned()
-            }
-            (OnDeny::Kill, _) => libc::SECCOMP_RET_KILL_PROCESS,
-        },
-        Verdict::When(clauses, _) if hold(clauses, args) => libc::SECCOMP_RET_ALLOW,
-        Verdict::When(_, Otherwise::Refuse(value)) => refused(*value),
-        Verdict::When(_, Otherwise::Kill) => libc::SECCOMP_RET_KILL_PROCESS,
-        Verdict::When(_, Otherwise::Ask) => libc::SECCOMP_RET_USER_NOTIF,
-        Verdict::WhenOrAsk(clauses, ..) if hold(clauses, args) => libc::SECCOMP_RET_ALLOW,
-        Verdict::WhenOrAsk(_, ask, _) if hold(ask, args) => libc::SECCOMP_RET_USER_NOTIF,
-        Verdict::WhenOrAsk(_, _, value) => refused(*value),
+    let case = verdict.cases.iter().find(|case| hold(&case.clauses, args));
+    match case.map_or(verdict.last, |case| case.answer) {
+        Answer::Allow => libc::SECCOMP_RET_ALLOW,
+        Answer::Kill => libc::SECCOMP_RET_KILL_PROCESS,
+        Answer::Ask => libc::SECCOMP_RET_USER_NOTIF,
+        Answer::Refuse(_) if on_deny == OnDeny::Log => libc::SECCOMP_RET_USER_NOTIF,
+        Answer::Refuse(value) if on_deny == OnDeny::Kill && value != 38 => {
+            libc::SECCOMP_RET_KILL_PROCESS
+        }
+        Answer::Errno(value) | Answer::Refuse(value) => {
+            libc::SECCOMP_RET_ERRNO | value.cast_unsigned()
+        }
     }
 }
 
@@ -94,6 +86,10 @@ fn hold(clauses: &[Vec<Condition>], args: [u64; 6]) -> bool {
             Operator::Is(v) => value == v,
             Operator::IsNot(v) => value != v,
             Operator::Masked(mask, v) => value & mask == v,
+            Operator::Less(v) => value < v,
+            Operator::AtMost(v) => value <= v,
+            Operator::AtLeast(v) => value >= v,
+            Operator::More(v) => value > v,
         }
     };
     clauses.iter().any(|clause| clause.iter().all(holds))
@@ -104,16 +100,18 @@ fn hold(clauses: &[Vec<Condition>], args: [u64; 6]) -> bool {
 /// turned over, the high half set and clear; all of them with all of the others.
 /// The arguments that are not compared are once all clear and once all set.
 fn boundary(verdict: &Verdict) -> Vec<[u64; 6]> {
-    let second = match verdict {
-        Verdict::WhenOrAsk(_, ask, _) => ask.as_slice(),
-        _ => &[],
-    };
     let mut all = vec![[0; 6], [u64::MAX; 6], [1, 1 << 32, 1 << 63, 0xffff_ffff, 0x1234_5678, 2]];
     let mut values: [Vec<u64>; 6] = Default::default();
-    for condition in verdict.clauses().unwrap_or_default().iter().chain(second).flatten() {
+    for condition in verdict.conditions() {
         let values = &mut values[usize::from(condition.argument)];
         values.extend([0, 1, u64::from(u32::MAX), 1 << 32, 1 << 63, u64::MAX]);
-        let (Operator::Is(v) | Operator::IsNot(v) | Operator::Masked(_, v)) = condition.operator;
+        let (Operator::Is(v)
+        | Operator::IsNot(v)
+        | Operator::Masked(_, v)
+        | Operator::Less(v)
+        | Operator::AtMost(v)
+        | Operator::AtLeast(v)
+        | Operator::More(v)) = condition.operator;
         values.extend([v, v.wrapping_add(1), v.wrapping_sub(1)]);
         values.extend([v << 32, v | v << 32, v | 1 << 32, v | 1 << 63]);
         if let Operator::Masked(mask, v) = condition.operator {
@@ -206,60 +204,54 @@ fn foreign_abis_are_killed() {
     }
 }
 
-/// seccompiler knows one answer besides Allow a filter, so the rules are cut
-/// down to their allowed calls with their conditions; there the two agree on
-/// every call and every interesting argument.
-#[test]
-fn agrees_with_seccompiler() {
+/// What seccompiler makes of the allowed calls and their conditions. It knows one
+/// answer besides Allow a filter, so every other is EPERM.
+fn by_seccompiler(rules: &Rules) -> Vec<Instruction> {
     use seccompiler::{
         SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition,
         SeccompFilter, SeccompRule,
     };
+    let condition = |c: &Condition| {
+        let len = if c.width == Width::Int { Len::Dword } else { Len::Qword };
+        let (op, value) = match c.operator {
+            Operator::Is(v) => (Op::Eq, v),
+            Operator::IsNot(v) => (Op::Ne, v),
+            Operator::Masked(mask, v) => (Op::MaskedEq(mask), v),
+            Operator::Less(v) => (Op::Lt, v),
+            Operator::AtMost(v) => (Op::Le, v),
+            Operator::AtLeast(v) => (Op::Ge, v),
+            Operator::More(v) => (Op::Gt, v),
+        };
+        SeccompCondition::new(c.argument, len, op, value).unwrap()
+    };
+    let rule = |clause: &Clause| SeccompRule::new(clause.iter().map(condition).collect()).unwrap();
+    let mut map: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+    for (call, verdict) in &rules.calls {
+        let Some(number) = Arch::X86_64.number(call) else { continue };
+        let case = verdict.cases.first().filter(|case| case.answer == Answer::Allow);
+        let allowed = match case {
+            Some(case) => case.clauses.iter().map(rule).collect(),
+            None if verdict.is(Answer::Allow) => Vec::new(),
+            None => continue,
+        };
+        map.insert(i64::from(number), allowed);
+    }
+    let filter = SeccompFilter::new(
+        map,
+        SeccompAction::Errno(1),
+        SeccompAction::Allow,
+        seccompiler::TargetArch::x86_64,
+    )
+    .unwrap();
+    let program: seccompiler::BpfProgram = filter.try_into().unwrap();
+    program.iter().map(|i| Instruction { code: i.code, jt: i.jt, jf: i.jf, k: i.k }).collect()
+}
+
+/// The two compilers allow the same calls with the same arguments.
+#[test]
+fn agrees_with_seccompiler() {
     for (name, rules) in shipped_rules() {
-        let mut map: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-        for (call, verdict) in &rules.calls {
-            let Some(number) = Arch::X86_64.number(call) else {
-                continue;
-            };
-            let clauses = match verdict {
-                Verdict::Allow => Vec::new(),
-                Verdict::When(clauses, _) | Verdict::WhenOrAsk(clauses, ..) => clauses
-                    .iter()
-                    .map(|clause| {
-                        SeccompRule::new(
-                            clause
-                                .iter()
-                                .map(|c| {
-                                    let len =
-                                        if c.width == Width::Int { Len::Dword } else { Len::Qword };
-                                    let (op, value) = match c.operator {
-                                        Operator::Is(v) => (Op::Eq, v),
-                                        Operator::IsNot(v) => (Op::Ne, v),
-                                        Operator::Masked(mask, v) => (Op::MaskedEq(mask), v),
-                                    };
-                                    SeccompCondition::new(c.argument, len, op, value).unwrap()
-                                })
-                                .collect(),
-                        )
-                        .unwrap()
-                    })
-                    .collect(),
-                Verdict::Errno(_) | Verdict::Refuse(_) | Verdict::Kill | Verdict::Ask => continue,
-            };
-            map.insert(i64::from(number), clauses);
-        }
-        let filter = SeccompFilter::new(
-            map,
-            SeccompAction::Errno(1),
-            SeccompAction::Allow,
-            seccompiler::TargetArch::x86_64,
-        )
-        .unwrap();
-        let theirs: seccompiler::BpfProgram = filter.try_into().unwrap();
-        let theirs: Vec<Instruction> = theirs
-            .iter()
-            .map(|i| Instruction { code: i.code, jt: i.jt, jf: i.jf, k: i.k })
-            .collect();
+        let theirs = by_seccompiler(&rules);
         let ours = as_native(compile(&rules, Arch::X86_64), Arch::X86_64);
         let theirs = as_native(theirs, Arch::X86_64);
         // seccompiler does not look for x32's bit, and so answers it as a mismatch.
@@ -281,7 +273,7 @@ fn far_targets_are_reached() {
         .map(|(call, number)| {
             let clauses = (0..3).map(|i| vec![condition(u64::from(number) * 10 + i)]).collect();
             let errno = i32::try_from(number % 100 + 1).unwrap();
-            (call, Verdict::When(clauses, Otherwise::Refuse(errno)))
+            (call, Verdict::when(clauses, Answer::Allow, Answer::Refuse(errno)))
         })
         .take(150)
         .collect();
@@ -304,7 +296,7 @@ fn any_rules_are_compiled_to_what_they_say() {
             state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(state >> 33).unwrap() % bound
     };
-    let mut clauses = || -> Vec<Vec<Condition>> {
+    let mut clauses = || -> Vec<Clause> {
         let condition = |below: &mut dyn FnMut(usize) -> usize| {
             let int = below(2) == 0;
             // An Int has no high half.
@@ -318,18 +310,20 @@ fn any_rules_are_compiled_to_what_they_say() {
                     Operator::Is(value),
                     Operator::IsNot(value),
                     Operator::Masked(mask, value),
-                ][below(3)],
+                    Operator::Less(value),
+                    Operator::AtMost(value),
+                    Operator::AtLeast(value),
+                    Operator::More(value),
+                ][below(7)],
             }
         };
         (0..=below(3)).map(|_| (0..=below(2)).map(|_| condition(&mut below)).collect()).collect()
     };
     let calls = Arch::X86_64.calls().take(80).enumerate().map(|(i, (call, _))| {
-        let verdict = match i % 3 {
-            0 => Verdict::When(clauses(), Otherwise::Refuse(i32::try_from(i).unwrap() + 1)),
-            1 => Verdict::When(clauses(), Otherwise::Ask),
-            _ => Verdict::WhenOrAsk(clauses(), clauses(), 13),
-        };
-        (call, verdict)
+        let own = Answer::Refuse(i32::try_from(i).unwrap() + 1);
+        let answers = [Answer::Allow, Answer::Ask, Answer::Kill, own, Answer::Errno(13)];
+        let cases = (0..=i % 3).map(|n| Case { clauses: clauses(), answer: answers[(i + n) % 5] });
+        (call, Verdict { cases: cases.collect(), last: answers[(i + 4) % 5] })
     });
     let rules = Rules { calls: calls.collect(), on_deny: OnDeny::Errno, watched: false };
     let program = as_native(compile(&rules, Arch::X86_64), Arch::X86_64);

@@ -1,7 +1,7 @@
 //! Calls that are safe only in part: which arguments are let through, and why.
 
 use super::libc_errno::{EACCES, EPERM};
-use super::{Otherwise, Verdict};
+use super::{Answer, Case, Clause, Verdict};
 use crate::policy::NetworkMode;
 
 /// One comparison of one argument.
@@ -35,6 +35,14 @@ pub enum Operator {
     IsNot(u64),
     /// The bits of the mask have this value.
     Masked(u64, u64),
+    /// Less, as numbers without a sign.
+    Less(u64),
+    /// Less or equal.
+    AtMost(u64),
+    /// Greater or equal.
+    AtLeast(u64),
+    /// Greater.
+    More(u64),
 }
 
 impl Condition {
@@ -49,12 +57,16 @@ impl Condition {
             Operator::Is(wanted) => value == wanted,
             Operator::IsNot(unwanted) => value != unwanted,
             Operator::Masked(mask, wanted) => value & mask == wanted,
+            Operator::Less(than) => value < than,
+            Operator::AtMost(most) => value <= most,
+            Operator::AtLeast(least) => value >= least,
+            Operator::More(than) => value > than,
         }
     }
 }
 
 /// Three words in the arguments from `first` on.
-pub(super) fn key(first: u8, words: [u64; 3]) -> Vec<Condition> {
+pub(super) fn key(first: u8, words: [u64; 3]) -> Clause {
     (first..).zip(words).map(|(argument, word)| long(argument, word)).collect()
 }
 
@@ -134,13 +146,14 @@ pub const OWN_SOCKET_OPTIONS: [(u64, u64); 3] = [
     (41, 25), // IPPROTO_IPV6: IPV6_RECVERR
 ];
 
-fn socket_options() -> Vec<Vec<Condition>> {
+fn socket_options() -> Vec<Clause> {
     SOCKET_OPTIONS.iter().map(|&(l, o)| vec![int(1, l), int(2, o)]).collect()
 }
 
 /// The answer to `name` where a policy gives it out.
 pub(super) fn verdict(name: &str, network: &NetworkMode) -> Verdict {
-    let when = |clauses: Vec<Vec<Condition>>| Verdict::When(clauses, Otherwise::Refuse(EPERM));
+    let when_else = |clauses, last| Verdict::when(clauses, Answer::Allow, last);
+    let when = |clauses: Vec<Clause>| when_else(clauses, Answer::Refuse(EPERM));
     let one_of =
         |argument, values: &[u64]| when(values.iter().map(|&v| vec![int(argument, v)]).collect());
     let private = *network == NetworkMode::Private;
@@ -187,16 +200,16 @@ pub(super) fn verdict(name: &str, network: &NetworkMode) -> Verdict {
         // even to AF_UNSPEC first, would lead back into the host's, and an
         // accepted connection that was reset can be bound again, to any port of
         // the host. listen would change the length of a queue that is shared.
-        "connect" | "bind" | "listen" if private => Verdict::Ask,
+        "connect" | "bind" | "listen" if private => Answer::Ask.into(),
         "sendto" | "sendmmsg" if private => {
-            Verdict::When(vec![vec![bits(3, MSG_FASTOPEN, 0)]], Otherwise::Refuse(EACCES))
+            when_else(vec![vec![bits(3, MSG_FASTOPEN, 0)]], Answer::Refuse(EACCES))
         }
         "sendmsg" if private => {
-            Verdict::When(vec![vec![bits(2, MSG_FASTOPEN, 0)]], Otherwise::Refuse(EACCES))
+            when_else(vec![vec![bits(2, MSG_FASTOPEN, 0)]], Answer::Refuse(EACCES))
         }
         // SHUT_WR is the half close of HTTP. Reading shut down on a listener
         // ends it for everyone who shares it: systemd, and the next instance.
-        "shutdown" if private => Verdict::When(vec![vec![int(1, 1)]], Otherwise::Ask),
+        "shutdown" if private => when_else(vec![vec![int(1, 1)]], Answer::Ask),
         "shutdown" => one_of(1, &[1]),
         // Options stick to a shared listener, and some of them spoil it for
         // good or name the host's interfaces, so only those that net has.
@@ -204,7 +217,9 @@ pub(super) fn verdict(name: &str, network: &NetworkMode) -> Verdict {
         // shared, such as SO_REUSEPORT, which would let others in.
         "setsockopt" if private => {
             let asked = OWN_SOCKET_OPTIONS.iter().map(|&(l, o)| vec![int(1, l), int(2, o)]);
-            Verdict::WhenOrAsk(socket_options(), asked.collect(), EPERM)
+            let mut verdict = when(socket_options());
+            verdict.cases.push(Case { clauses: asked.collect(), answer: Answer::Ask });
+            verdict
         }
         "setsockopt" => when(socket_options()),
         // Not leases and directory notices, with which a tenant could hold up
@@ -252,6 +267,6 @@ pub(super) fn verdict(name: &str, network: &NetworkMode) -> Verdict {
         "mknodat" => when(vec![vec![bits(2, 0xf000, 0x1000)]]),
         // Read and set for the caller's own persona only, and only the default.
         "personality" => when(vec![vec![long(0, 0xffff_ffff)], vec![long(0, 0)]]),
-        _ => Verdict::Allow,
+        _ => Answer::Allow.into(),
     }
 }

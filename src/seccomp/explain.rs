@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 
 use super::groups::{GROUPS, NEVER};
-use super::{Rules, Verdict, libc_errno, parameters, written};
+use super::{Answer, Rules, libc_errno, parameters, written};
 
 /// What would allow a refused call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,9 +30,8 @@ impl Remedy {
             return Self::Never;
         }
         match rules.get(call) {
-            Some(Verdict::Refuse(libc_errno::EPERM)) => Self::Undeny,
-            // The one that starts the binary is no argument that a tenant has.
-            Some(verdict) if verdict.clauses().is_some() && call != "execve" => Self::Arguments,
+            Some(verdict) if verdict.is(Answer::Refuse(libc_errno::EPERM)) => Self::Undeny,
+            Some(verdict) if verdict.gives() => Self::Arguments,
             _ if super::known(call).is_err() => Self::Unknown,
             _ => Self::Allow(group),
         }
@@ -82,7 +81,6 @@ mod tests {
         policy.syscalls.groups.value.retain(|group| group != "exec");
         policy.syscalls.deny.value.push("mkdirat".to_owned());
         let rules = resolve(Wanted::of(&policy.syscalls, &NetworkMode::Private)).unwrap();
-        let rules = rules.with_exec_key([1, 2, 3]);
         for (call, expected) in [
             ("memfd_create", Remedy::Allow(None)),
             ("landlock_add_rule", Remedy::Allow(None)),

@@ -27,9 +27,31 @@ pub use verdicts::{Reply, Row, verdict_table, verdicts};
 
 use crate::policy::{NetworkMode, OnDeny, sections};
 
-/// The answer to one system call.
+/// The answer to one system call: that of the first case that holds, else the
+/// last.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub struct Verdict {
+    /// Answers on conditions.
+    pub cases: Vec<Case>,
+    /// What is answered where none of them holds.
+    pub last: Answer,
+}
+
+/// One of several answers to a call, and when it is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Case {
+    /// It holds if every condition of one of these does.
+    pub clauses: Vec<Clause>,
+    /// What is answered then.
+    pub answer: Answer,
+}
+
+/// Conditions that all have to hold.
+pub type Clause = Vec<Condition>;
+
+/// What is done with one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
     /// Carried out.
     Allow,
     /// Not carried out; the caller gets this errno, and nobody hears of it: for
@@ -41,51 +63,53 @@ pub enum Verdict {
     Kill,
     /// The broker carries it out in the caller's place, or refuses.
     Ask,
-    /// Carried out if every condition of one of the clauses holds.
-    When(Vec<Vec<Condition>>, Otherwise),
-    /// The same; the broker is asked where one of the second clauses holds.
-    WhenOrAsk(Vec<Vec<Condition>>, Vec<Vec<Condition>>, i32),
+}
+
+impl Answer {
+    /// Whether the call is carried out, by the kernel or by the broker.
+    fn gives(self) -> bool {
+        matches!(self, Self::Allow | Self::Ask)
+    }
+}
+
+impl From<Answer> for Verdict {
+    /// Whatever the arguments.
+    fn from(last: Answer) -> Self {
+        Self { cases: Vec::new(), last }
+    }
 }
 
 impl Verdict {
-    /// What is carried out on, for a call that is on conditions.
-    pub fn clauses(&self) -> Option<&[Vec<Condition>]> {
-        match self {
-            Self::When(clauses, _) | Self::WhenOrAsk(clauses, ..) => Some(clauses),
-            Self::Allow | Self::Errno(_) | Self::Refuse(_) | Self::Kill | Self::Ask => None,
-        }
+    /// `answer` where one of the clauses holds, else `last`.
+    fn when(clauses: Vec<Clause>, answer: Answer, last: Answer) -> Self {
+        Self { cases: vec![Case { clauses, answer }], last }
     }
 
-    /// Whether the broker may be asked to carry the call out.
-    fn asks(&self) -> bool {
-        matches!(self, Self::Ask | Self::When(_, Otherwise::Ask) | Self::WhenOrAsk(..))
+    /// Whether it is `answer`, whatever the arguments.
+    pub fn is(&self, answer: Answer) -> bool {
+        self.cases.is_empty() && self.last == answer
     }
-}
 
-/// The answer to a call whose conditions do not hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Otherwise {
-    /// As [`Verdict::Refuse`].
-    Refuse(i32),
-    /// As [`Verdict::Ask`].
-    Ask,
-    /// As [`Verdict::Kill`].
-    Kill,
-}
+    /// What is done with a call of these arguments.
+    pub fn answer(&self, args: [u64; 6]) -> Answer {
+        let holds = |clause: &Clause| clause.iter().all(|condition| condition.holds(args));
+        let case = self.cases.iter().find(|case| case.clauses.iter().any(holds));
+        case.map_or(self.last, |case| case.answer)
+    }
 
-/// What is done with one call, its arguments known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// It is carried out.
-    Allow,
-    /// It is answered with this errno by the kernel.
-    Errno(i32),
-    /// It is refused with this errno.
-    Refuse(i32),
-    /// The broker carries it out.
-    Ask,
-    /// It ends the process.
-    Kill,
+    /// Every condition.
+    pub fn conditions(&self) -> impl Iterator<Item = &Condition> {
+        self.cases.iter().flat_map(|case| &case.clauses).flatten()
+    }
+
+    fn answers(&self) -> impl Iterator<Item = Answer> {
+        self.cases.iter().map(|case| case.answer).chain([self.last])
+    }
+
+    /// Whether the call is ever carried out.
+    pub fn gives(&self) -> bool {
+        self.answers().any(Answer::gives)
+    }
 }
 
 /// The answers to every call, by name.
@@ -113,9 +137,7 @@ impl Rules {
 
     /// The calls that are carried out, always or on conditions.
     pub fn given(&self) -> impl Iterator<Item = &'static str> {
-        let given =
-            |v: &Verdict| !matches!(v, Verdict::Errno(_) | Verdict::Refuse(_) | Verdict::Kill);
-        self.calls.iter().filter(move |(_, verdict)| given(verdict)).map(|(name, _)| *name)
+        self.calls.iter().filter(|(_, verdict)| verdict.gives()).map(|(name, _)| *name)
     }
 
     /// How many calls are carried out, always or on conditions.
@@ -125,59 +147,33 @@ impl Rules {
 
     /// The calls that the broker carries out, always or on conditions.
     pub fn asked(&self) -> impl Iterator<Item = &'static str> {
-        self.calls.iter().filter(|(_, verdict)| verdict.asks()).map(|(name, _)| *name)
+        let asks = |verdict: &Verdict| verdict.answers().any(|answer| answer == Answer::Ask);
+        self.calls.iter().filter(move |(_, verdict)| asks(verdict)).map(|(name, _)| *name)
     }
 
     /// How many are carried out on conditions.
     pub fn conditional(&self) -> usize {
-        self.count(|v| v.clauses().is_some())
+        self.count(|v| !v.cases.is_empty() && v.gives())
     }
 
     /// How many end the process.
     pub fn killing(&self) -> usize {
-        self.count(|v| *v == Verdict::Kill)
+        self.count(|v| v.is(Answer::Kill))
     }
 
     /// What is done with the call of this number and these arguments.
-    pub fn decide(&self, arch: Arch, number: u32, args: [u64; 6]) -> Decision {
-        let holds = |clauses: &[Vec<Condition>]| {
-            clauses.iter().any(|clause| clause.iter().all(|condition| condition.holds(args)))
-        };
-        let otherwise = |otherwise: Otherwise| match otherwise {
-            Otherwise::Refuse(errno) => Decision::Refuse(errno),
-            Otherwise::Ask => Decision::Ask,
-            Otherwise::Kill => Decision::Kill,
-        };
+    pub fn decide(&self, arch: Arch, number: u32, args: [u64; 6]) -> Answer {
         let Some(name) = arch.call(number) else {
-            return Decision::Refuse(arch.unlisted(number));
+            return Answer::Refuse(arch.unlisted(number));
         };
-        match self.get(name) {
-            None => Decision::Refuse(libc_errno::EPERM),
-            Some(Verdict::Allow) => Decision::Allow,
-            Some(Verdict::Errno(errno)) => Decision::Errno(*errno),
-            Some(Verdict::Refuse(errno)) => Decision::Refuse(*errno),
-            Some(Verdict::Kill) => Decision::Kill,
-            Some(Verdict::Ask) => Decision::Ask,
-            Some(Verdict::When(clauses, _) | Verdict::WhenOrAsk(clauses, ..)) if holds(clauses) => {
-                Decision::Allow
-            }
-            Some(Verdict::When(_, other)) => otherwise(*other),
-            Some(Verdict::WhenOrAsk(_, ask, _)) if holds(ask) => Decision::Ask,
-            Some(Verdict::WhenOrAsk(_, _, errno)) => Decision::Refuse(*errno),
-        }
+        self.get(name).map_or(Answer::Refuse(libc_errno::EPERM), |verdict| verdict.answer(args))
     }
 
     /// The arguments that the answer to this call depends on, the others zero.
     pub fn looked_at(&self, arch: Arch, number: u32, args: [u64; 6]) -> [u64; 6] {
         let verdict = arch.call(number).and_then(|name| self.get(name));
         let mut looked = [0; 6];
-        let ask = match verdict {
-            Some(Verdict::WhenOrAsk(_, ask, _)) => ask.as_slice(),
-            _ => &[],
-        };
-        for condition in
-            verdict.and_then(Verdict::clauses).unwrap_or_default().iter().chain(ask).flatten()
-        {
+        for condition in verdict.into_iter().flat_map(Verdict::conditions) {
             let index = usize::from(condition.argument);
             if let (Some(looked), Some(&arg)) = (looked.get_mut(index), args.get(index)) {
                 *looked = arg;
@@ -191,25 +187,14 @@ impl Rules {
     /// where its policy has none. The filter has to be there before the binary
     /// is; the tenant cannot know 192 random bits, which exec wipes from its
     /// registers and memory.
-    #[must_use]
-    pub fn with_exec_key(mut self, key: [u64; 3]) -> Self {
-        let clause = conditions::key(3, key);
-        let verdict = match self.get("execve") {
-            Some(Verdict::Allow) => return self,
-            Some(Verdict::When(clauses, otherwise)) => {
-                let mut clauses = clauses.clone();
-                clauses.push(clause);
-                Verdict::When(clauses, *otherwise)
-            }
-            Some(Verdict::Kill) => Verdict::When(vec![clause], Otherwise::Kill),
-            Some(Verdict::Refuse(errno) | Verdict::Errno(errno)) => {
-                Verdict::When(vec![clause], Otherwise::Refuse(*errno))
-            }
-            None | Some(Verdict::Ask | Verdict::WhenOrAsk(..)) => {
-                Verdict::When(vec![clause], Otherwise::Refuse(libc_errno::EPERM))
-            }
-        };
-        self.set("execve", verdict);
+    fn with_exec_key(mut self, key: [u64; 3]) -> Self {
+        let refused = Verdict::from(Answer::Refuse(libc_errno::EPERM));
+        let mut verdict = self.get("execve").cloned().unwrap_or(refused);
+        if !verdict.is(Answer::Allow) {
+            let clauses = vec![conditions::key(3, key)];
+            verdict.cases.insert(0, Case { clauses, answer: Answer::Allow });
+            self.set("execve", verdict);
+        }
         self
     }
 
@@ -217,23 +202,19 @@ impl Rules {
     /// `key` opens, and where they are watched, every allowed call asked about.
     #[must_use]
     pub fn for_filter(&self, key: [u64; 3]) -> Self {
-        let mut rules = self.clone().with_exec_key(key);
+        let mut rules = self.clone();
         if !self.watched {
-            return rules;
+            return rules.with_exec_key(key);
         }
         let unwatched = |name: &str| {
             GROUPS.iter().any(|group| group.name == UNWATCHED && group.calls.contains(&name))
         };
         for (name, verdict) in &mut rules.calls {
-            let given = !matches!(verdict, Verdict::Errno(_) | Verdict::Refuse(_) | Verdict::Kill);
-            if given && !unwatched(name) {
-                *verdict = match *name {
-                    "execve" => Verdict::When(vec![conditions::key(3, key)], Otherwise::Ask),
-                    _ => Verdict::Ask,
-                };
+            if verdict.gives() && !unwatched(name) {
+                *verdict = Answer::Ask.into();
             }
         }
-        rules
+        rules.with_exec_key(key)
     }
 
     fn count(&self, wanted: impl Fn(&Verdict) -> bool) -> usize {
@@ -289,12 +270,12 @@ pub fn resolve(wanted: Wanted<'_>) -> Result<Rules, String> {
     let mut rules = Rules { calls: Vec::with_capacity(256), on_deny, watched: false };
     // These lists and the groups have no call in common, as a test makes sure,
     // so nothing has to be looked for.
-    let fixed = |names: &'static [&'static str], verdict: Verdict| {
-        names.iter().map(move |&name| (name, verdict.clone()))
+    let fixed = |names: &'static [&'static str], answer: Answer| {
+        names.iter().map(move |&name| (name, answer.into()))
     };
-    rules.calls.extend(fixed(groups::PROBED, Verdict::Errno(libc_errno::ENOSYS)));
-    rules.calls.extend(fixed(groups::ENOSYS, Verdict::Refuse(libc_errno::ENOSYS)));
-    rules.calls.extend(fixed(groups::KILL, Verdict::Kill));
+    rules.calls.extend(fixed(groups::PROBED, Answer::Errno(libc_errno::ENOSYS)));
+    rules.calls.extend(fixed(groups::ENOSYS, Answer::Refuse(libc_errno::ENOSYS)));
+    rules.calls.extend(fixed(groups::KILL, Answer::Kill));
     for (index, wanted) in groups.iter().enumerate() {
         let group = GROUPS.iter().find(|g| g.name == wanted).ok_or_else(|| {
             let known: Vec<_> = GROUPS.iter().map(|g| g.name).collect();
@@ -318,15 +299,15 @@ pub fn resolve(wanted: Wanted<'_>) -> Result<Rules, String> {
         rules.set(name, conditions::verdict(name, network));
     }
     for name in deny {
-        rules.set(known(name)?, Verdict::Refuse(libc_errno::EPERM));
+        rules.set(known(name)?, Answer::Refuse(libc_errno::EPERM).into());
     }
     for name in kill {
-        rules.set(known(name)?, Verdict::Kill);
+        rules.set(known(name)?, Answer::Kill.into());
     }
     // What gosandbox's own code still calls under the filter, where the binary
     // cannot be executed. One that waited for a broker would wait for ever.
     for name in ["write", "exit_group"] {
-        if rules.get(name) != Some(&Verdict::Allow) {
+        if !rules.get(name).is_some_and(|verdict| verdict.is(Answer::Allow)) {
             return Err(format!(
                 "{name} is not allowed, without which no program can say why it ends (allow it)"
             ));
@@ -415,21 +396,21 @@ mod tests {
     #[test]
     fn deny_wins_over_groups_and_allow() {
         let rules = wanted(&BASE, &["openat"], &["openat"], &NetworkMode::Private).unwrap();
-        assert_eq!(*rules.get("openat").unwrap(), Verdict::Refuse(1));
-        assert_eq!(*rules.get("close").unwrap(), Verdict::Allow);
+        assert!(rules.get("openat").unwrap().is(Answer::Refuse(1)));
+        assert!(rules.get("close").unwrap().is(Answer::Allow));
     }
 
     #[test]
     fn in_a_private_network_the_broker_is_asked() {
         let private = wanted(&BASE, &[], &[], &NetworkMode::Private).unwrap();
         for call in ["connect", "bind", "listen"] {
-            assert_eq!(*private.get(call).unwrap(), Verdict::Ask);
+            assert!(private.get(call).unwrap().is(Answer::Ask));
         }
         // Not even by the back door of an explicit allow.
         let forced = wanted(&BASE, &["connect"], &[], &NetworkMode::Private).unwrap();
-        assert_eq!(*forced.get("connect").unwrap(), Verdict::Ask);
+        assert!(forced.get("connect").unwrap().is(Answer::Ask));
         let host = wanted(&BASE, &[], &[], &NetworkMode::Host).unwrap();
-        assert_eq!(*host.get("connect").unwrap(), Verdict::Allow);
+        assert!(host.get("connect").unwrap().is(Answer::Allow));
         assert_eq!(host.asked().count(), 0);
     }
 
@@ -458,10 +439,7 @@ mod tests {
         assert!(calls.len() > 100, "{} is not what derive writes", calls.len());
         for call in calls {
             assert!(
-                matches!(
-                    rules.get(call),
-                    Some(Verdict::Allow | Verdict::When(..) | Verdict::WhenOrAsk(..))
-                ),
+                rules.get(call).is_some_and(Verdict::gives),
                 "{call} was observed and is {:?}",
                 rules.get(call)
             );

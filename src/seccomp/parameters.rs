@@ -156,7 +156,7 @@ fn parameter(field: &'static str) -> Option<Parameter> {
 mod tests {
     use super::*;
     use crate::policy::{self, NetworkMode};
-    use crate::seccomp::{Arch, Operator, Verdict, Wanted, Width, resolve};
+    use crate::seccomp::{Arch, Operator, Wanted, Width, resolve};
 
     const NONE: [Option<&str>; 6] = [None; 6];
 
@@ -244,19 +244,19 @@ mod tests {
                 let policy = policy::load(Some(name), None, Vec::new(), false).unwrap();
                 let rules = resolve(Wanted::of(&policy.syscalls, &network)).unwrap();
                 for (call, verdict) in &rules.calls {
-                    let second = match verdict {
-                        Verdict::WhenOrAsk(_, second, _) => second.as_slice(),
-                        _ => &[],
-                    };
-                    let clauses = verdict.clauses().unwrap_or_default().iter().chain(second);
-                    for condition in clauses.flatten() {
+                    for condition in verdict.conditions() {
                         let parameter = parameters(call).get(usize::from(condition.argument));
                         let parameter = parameter.unwrap_or_else(|| panic!("{call} {condition:?}"));
                         // kernel/fork.c, clone: lower_32_bits(clone_flags).
                         let int = parameter.kind.is_int() || parameter.name == "clone_flags";
                         assert!(condition.width == Width::Long || int, "{call} {parameter:?}");
-                        let (Operator::Is(v) | Operator::IsNot(v) | Operator::Masked(_, v)) =
-                            condition.operator;
+                        let (Operator::Is(v)
+                        | Operator::IsNot(v)
+                        | Operator::Masked(_, v)
+                        | Operator::Less(v)
+                        | Operator::AtMost(v)
+                        | Operator::AtLeast(v)
+                        | Operator::More(v)) = condition.operator;
                         assert!(condition.width == Width::Long || u32::try_from(v).is_ok());
                     }
                 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::groups::{ENOSYS, KILL, NEVER, PROBED};
-use super::{GROUPS, Verdict, conditions};
+use super::{Answer, GROUPS, conditions};
 use crate::policy::NetworkMode;
 
 /// The whole page. A test compares it with the file, so that the page cannot
@@ -21,7 +21,7 @@ pub fn table() -> String {
             .calls
             .iter()
             .map(|call| {
-                let free = conditions::verdict(call, &NetworkMode::Private) == Verdict::Allow;
+                let free = conditions::verdict(call, &NetworkMode::Private).is(Answer::Allow);
                 format!("{call}{}", if free { "" } else { "\\*" })
             })
             .collect();

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::groups::{ENOSYS, GROUPS, KILL, PROBED};
 use super::parameters::{Kind, parameters};
-use super::{Arch, Condition, Operator, Otherwise, Rules, Verdict, Wanted, libc_errno};
+use super::{Answer, Arch, Case, Clause, Condition, Operator, Rules, Verdict, Wanted, libc_errno};
 use crate::policy::OnDeny;
 
 /// A call and its answers.
@@ -55,7 +55,7 @@ pub fn verdicts(rules: &Rules, arch: Arch, wanted: Wanted<'_>) -> Vec<Row> {
         .calls()
         .map(|(call, number)| {
             let (order, from) = from(call);
-            let other = Verdict::Refuse(libc_errno::EPERM);
+            let other = Answer::Refuse(libc_errno::EPERM).into();
             let answers = answers(call, rules.get(call).unwrap_or(&other), rules.on_deny);
             (order, Row { number, call, from, answers })
         })
@@ -106,34 +106,21 @@ pub fn verdict_table(rows: &[Row], arch: Arch) -> String {
 }
 
 fn answers(call: &str, verdict: &Verdict, on_deny: OnDeny) -> Vec<Reply> {
-    let always = |answer: &str| Reply { conditions: Vec::new(), answer: answer.to_owned() };
-    let when = |clauses: &[Vec<Condition>], answer: &str| Reply {
-        conditions: joined(clauses).iter().map(|clause| written(call, clause)).collect(),
-        answer: answer.to_owned(),
-    };
-    let errno = |value: i32| always(&format!("{:?}", Errno::from_raw(value)));
-    let refused = |value: i32| match on_deny {
-        OnDeny::Kill if value != libc_errno::ENOSYS => always("killed"),
-        OnDeny::Log | OnDeny::Errno | OnDeny::Kill => errno(value),
-    };
-    match verdict {
-        Verdict::Allow => vec![always("allowed")],
-        Verdict::Refuse(value) => vec![refused(*value)],
-        Verdict::Errno(value) => vec![errno(*value)],
-        Verdict::Kill => vec![always("killed")],
-        Verdict::Ask => vec![always("broker")],
-        Verdict::When(clauses, otherwise) => {
-            let otherwise = match otherwise {
-                Otherwise::Refuse(value) => refused(*value),
-                Otherwise::Ask => always("broker"),
-                Otherwise::Kill => always("killed"),
-            };
-            vec![when(clauses, "allowed"), otherwise]
+    let named = |answer: Answer| match answer {
+        Answer::Allow => "allowed".to_owned(),
+        Answer::Ask => "broker".to_owned(),
+        Answer::Kill => "killed".to_owned(),
+        Answer::Refuse(value) if on_deny == OnDeny::Kill && value != libc_errno::ENOSYS => {
+            "killed".to_owned()
         }
-        Verdict::WhenOrAsk(clauses, ask, value) => {
-            vec![when(clauses, "allowed"), when(ask, "broker"), refused(*value)]
-        }
-    }
+        Answer::Errno(value) | Answer::Refuse(value) => format!("{:?}", Errno::from_raw(value)),
+    };
+    let case = |case: &Case| Reply {
+        conditions: joined(&case.clauses).iter().map(|clause| written(call, clause)).collect(),
+        answer: named(case.answer),
+    };
+    let last = Reply { conditions: Vec::new(), answer: named(verdict.last) };
+    verdict.cases.iter().map(case).chain([last]).collect()
 }
 
 /// A comparison with any of several values, or with none of them.
@@ -141,35 +128,40 @@ fn answers(call: &str, verdict: &Verdict, on_deny: OnDeny) -> Vec<Reply> {
 struct Test {
     argument: u8,
     mask: Option<u64>,
-    not: bool,
+    /// As it is written.
+    operator: &'static str,
     values: Vec<u64>,
 }
 
 impl Test {
     fn of(condition: &Condition) -> Self {
-        let (mask, not, value) = match condition.operator {
-            Operator::Is(value) => (None, false, value),
-            Operator::IsNot(value) => (None, true, value),
-            Operator::Masked(mask, value) => (Some(mask), false, value),
+        let (mask, operator, value) = match condition.operator {
+            Operator::Is(value) => (None, "==", value),
+            Operator::IsNot(value) => (None, "!=", value),
+            Operator::Masked(mask, value) => (Some(mask), "==", value),
+            Operator::Less(value) => (None, "<", value),
+            Operator::AtMost(value) => (None, "<=", value),
+            Operator::AtLeast(value) => (None, ">=", value),
+            Operator::More(value) => (None, ">", value),
         };
-        Self { argument: condition.argument, mask, not, values: vec![value] }
+        Self { argument: condition.argument, mask, operator, values: vec![value] }
     }
 
     /// Whether the two differ in nothing but their values.
     fn is_like(&self, other: &Self) -> bool {
-        (self.argument, self.mask, self.not) == (other.argument, other.mask, other.not)
+        (self.argument, self.mask, self.operator) == (other.argument, other.mask, other.operator)
     }
 }
 
 /// The same clauses, as few as can be had by joining values: two that differ in
 /// one equality only are one that accepts either value, and `a != 1 and a != 2`
 /// is `a not in (1, 2)`.
-fn joined(clauses: &[Vec<Condition>]) -> Vec<Vec<Test>> {
+fn joined(clauses: &[Clause]) -> Vec<Vec<Test>> {
     let mut out: Vec<Vec<Test>> = Vec::new();
     for clause in clauses {
         let mut tests: Vec<Test> = Vec::new();
         for test in clause.iter().map(Test::of) {
-            match tests.iter_mut().find(|known| test.not && known.is_like(&test)) {
+            match tests.iter_mut().find(|known| test.operator == "!=" && known.is_like(&test)) {
                 Some(known) => known.values.extend(test.values),
                 None => tests.push(test),
             }
@@ -197,7 +189,7 @@ fn joinable(clauses: &[Vec<Test>]) -> Option<(usize, usize, usize)> {
             }
             let mut different = (0..one.len()).filter(|&at| one[at] != other[at]);
             match (different.next(), different.next()) {
-                (Some(at), None) if !one[at].not && one[at].is_like(&other[at]) => {
+                (Some(at), None) if one[at].operator == "==" && one[at].is_like(&other[at]) => {
                     return Some((i, j, at));
                 }
                 _ => {}
@@ -223,11 +215,10 @@ fn written(call: &str, clause: &[Test]) -> String {
             };
             let values: Vec<String> =
                 test.values.iter().map(|&value| constant(kind, value)).collect();
-            match (values.as_slice(), test.not) {
-                ([value], false) => format!("{name}{mask} == {value}"),
-                ([value], true) => format!("{name}{mask} != {value}"),
-                (values, false) => format!("{name}{mask} in ({})", values.join(", ")),
-                (values, true) => format!("{name}{mask} not in ({})", values.join(", ")),
+            match (values.as_slice(), test.operator) {
+                ([value], operator) => format!("{name}{mask} {operator} {value}"),
+                (values, "!=") => format!("{name}{mask} not in ({})", values.join(", ")),
+                (values, _) => format!("{name}{mask} in ({})", values.join(", ")),
             }
         })
         .collect();
@@ -352,9 +343,9 @@ mod tests {
                 let with = |clause: &Vec<Test>, more: Vec<Test>| [clause.clone(), more].concat();
                 out = out
                     .iter()
-                    .flat_map(|clause| match test.not {
-                        true => vec![with(clause, each.clone().collect())],
-                        false => each.clone().map(|one| with(clause, vec![one])).collect(),
+                    .flat_map(|clause| match test.operator {
+                        "!=" => vec![with(clause, each.clone().collect())],
+                        _ => each.clone().map(|one| with(clause, vec![one])).collect(),
                     })
                     .collect();
             }
@@ -367,7 +358,7 @@ mod tests {
             let wanted = Wanted { groups, allow: &[], deny: &[], kill: &[], on_deny, network };
             let rules = resolve(wanted).unwrap();
             for (call, verdict) in &rules.calls {
-                let clauses = verdict.clauses().unwrap_or_default();
+                let clauses = verdict.cases.first().map_or(&[][..], |case| &case.clauses);
                 let each =
                     |clause: &Vec<Condition>| clause.iter().map(Test::of).collect::<Vec<_>>();
                 let mut original: Vec<_> =
