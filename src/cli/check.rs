@@ -57,22 +57,12 @@ fn findings(roots: &Roots) -> Vec<Finding> {
 
 /// cgroup.kill came with 5.14.
 fn kernel(roots: &Roots) -> Result<String, String> {
-    let (version, release) = release(roots)?;
+    let (version, release) = host::kernel(roots).map_err(|e| e.to_string())?;
     if version >= (5, 14) {
         Ok(format!("Linux {release} (5.14 is needed)"))
     } else {
         Err(format!("Linux {release}: boot 5.14 or later"))
     }
-}
-
-/// The kernel's version, and how it calls itself.
-fn release(roots: &Roots) -> Result<((u32, u32), String), String> {
-    let path = roots.proc.join("sys/kernel/osrelease");
-    let release = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let release = release.trim();
-    let mut numbers = release.split(['.', '-']).map(|n| n.parse::<u32>().unwrap_or(0));
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    Ok((version, release.to_owned()))
 }
 
 /// What a tenant with a network of its own needs: notifications that wait
@@ -87,7 +77,7 @@ fn broker(roots: &Roots) -> Result<String, String> {
         );
     }
     seccomp(roots, "user_notif", "boot 5.19 or later, or write network = \"host\"")?;
-    let (version, release) = release(roots)?;
+    let (version, release) = host::kernel(roots).map_err(|e| e.to_string())?;
     if version < (5, 19) {
         return Err(format!("Linux {release}: boot 5.19 or later, or write network = \"host\""));
     }

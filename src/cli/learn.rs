@@ -93,8 +93,9 @@ fn learnt(options: &LearnOptions) -> Result<Status, String> {
         read_write: &read_write,
         workdir: &workdir,
     };
-    let rules = seccomp::resolve(Wanted::of(&parent.syscalls, &NetworkMode::Private))?;
-    let given: Vec<&str> = rules.given().collect();
+    // A parent with a profile is compared with nothing.
+    let rules = seccomp::resolve(Wanted::of(&parent.syscalls, &NetworkMode::Private)).ok();
+    let given: Vec<&str> = rules.iter().flat_map(seccomp::Rules::given).collect();
     let (text, difference) = learnt.policy(parent_of, &earlier, &given);
     write(&output, &text).map_err(|e| fail(&output, crate::value::cause(&e)))?;
     for line in difference.lines() {

@@ -108,6 +108,7 @@ pub fn read(
         .parse()
         .map_err(|_| HostError::new(oom.display(), "not a number"))?;
     Ok(HostFacts {
+        kernel: kernel(roots)?.0,
         uid: HostUid(nix::unistd::geteuid().as_raw()),
         gid: HostGid(nix::unistd::getegid().as_raw()),
         privileged,
@@ -134,6 +135,20 @@ pub fn read(
         },
         oom_score_adj,
     })
+}
+
+/// The kernel's version and major revision, and how it calls itself.
+///
+/// # Errors
+/// It cannot be read, or does not begin with two numbers.
+pub fn kernel(roots: &Roots) -> Result<((u32, u32), String), HostError> {
+    let path = roots.proc.join("sys/kernel/osrelease");
+    let release = read_text(&path)?.trim().to_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(version)), Some(Ok(major))) => Ok(((version, major), release)),
+        _ => Err(HostError::new(path.display(), format!("{release:?} is no version of a kernel"))),
+    }
 }
 
 /// sd_booted(3): whether systemd is the service manager.
@@ -323,6 +338,22 @@ mod tests {
         std::fs::write(&path, "A=1\nsecret without equals\n").unwrap();
         let error = env_file(&path, false).unwrap_err().to_string();
         assert!(error.ends_with("env:2: not NAME=VALUE"), "{error}");
+    }
+
+    #[test]
+    fn kernels() {
+        let dir = crate::testing::TempDir::new("kernel");
+        std::fs::create_dir_all(dir.path().join("sys/kernel")).unwrap();
+        let roots = Roots { proc: dir.path().to_owned(), ..Roots::default() };
+        let read = |release: &str| {
+            std::fs::write(dir.path().join("sys/kernel/osrelease"), release).unwrap();
+            kernel(&roots).map(|(version, _)| version)
+        };
+        assert_eq!(read("6.1.0-29-cloud-amd64\n").unwrap(), (6, 1));
+        assert_eq!(read("6.18-rc3+\n").unwrap(), (6, 18));
+        for wrong in ["", "6", "6.", "linux 6.1", "99999999999.1"] {
+            assert!(read(wrong).unwrap_err().to_string().contains("no version"), "{wrong}");
+        }
     }
 
     #[test]

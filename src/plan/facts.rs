@@ -10,6 +10,8 @@ use crate::value::{HostGid, HostUid};
 /// What was read from this machine.
 #[derive(Clone, Debug)]
 pub struct HostFacts {
+    /// Version and major revision of the kernel, as (6, 1).
+    pub kernel: (u32, u32),
     /// Effective ids of gosandbox.
     pub uid: HostUid,
     /// See `uid`.

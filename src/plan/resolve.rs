@@ -63,9 +63,7 @@ pub fn resolve(
     };
     let cgroup = cgroup::resolve(tenant, policy, host, *scoped, &mut missing)?;
     let (rlimits, raise_open_files) = rlimits(policy, host, &mut notes);
-    let wanted = Wanted::of(&policy.syscalls, &policy.network.mode.value);
-    let rules = if *learns { seccomp::resolve_watched(wanted) } else { seccomp::resolve(wanted) };
-    let rules = rules.map_err(|message| PlanError::new(Step::Filter, message))?;
+    let rules = rules(policy, host, *learns, &mut notes)?;
     if policy.process.args.value.iter().any(|arg| arg.contains('\0')) {
         return Err(PlanError::new(Step::Exec, "process.args: an argument cannot hold a NUL"));
     }
@@ -104,6 +102,30 @@ pub fn resolve(
         missing,
         notes,
     })
+}
+
+/// What may be asked of the kernel: what the policy's groups hold, or what its
+/// profile says on this machine; or while it is learnt, whatever any policy may
+/// give out.
+fn rules(
+    policy: &Policy,
+    host: &HostFacts,
+    learns: bool,
+    notes: &mut Vec<String>,
+) -> Result<seccomp::Rules, PlanError> {
+    let fail = |message| PlanError::new(Step::Filter, message);
+    let wanted = Wanted::of(&policy.syscalls, &policy.network.mode.value);
+    if learns {
+        return seccomp::resolve_watched(wanted).map_err(fail);
+    }
+    let (Some(path), Some(document)) = (&policy.syscalls.oci.value, &policy.profile) else {
+        return seccomp::resolve(wanted).map_err(fail);
+    };
+    let facts = seccomp::oci::Facts { arch: seccomp::Arch::native(), kernel: host.kernel };
+    let profile = document.profile(facts).map_err(|e| fail(format!("{}: {e}", path.display())))?;
+    let (rules, worth_knowing) = seccomp::resolve_profile(&profile, wanted).map_err(fail)?;
+    notes.extend(worth_knowing.iter().map(|note| format!("{}: {note}", path.display())));
+    Ok(rules)
 }
 
 /// Whoever waits for a tenant to listen has to hear of it.

@@ -18,6 +18,7 @@ fn host() -> HostFacts {
     };
     let all = || ["cpu", "memory", "pids"].map(str::to_owned).to_vec();
     HostFacts {
+        kernel: (6, 1),
         uid: HostUid(0),
         gid: HostGid(0),
         privileged: true,
@@ -461,4 +462,47 @@ fn nobody_waits_for_a_listener_that_is_not_there() {
     assert!(error.contains("private network"), "{error}");
     let plan = plan("[network]\nlisten = [8080]\n[lifecycle]\nready = \"listen\"", &host());
     assert_eq!(plan.unwrap().ready, policy::Ready::Listen);
+}
+
+/// The profile is read for this machine and its kernel, and what is not as it
+/// says is noted.
+#[test]
+fn a_profile_instead_of_groups() {
+    let dir = crate::testing::TempDir::new("plan-oci");
+    let path = dir.path().join("profile.json");
+    let toml =
+        format!("[syscalls]\noci = \"{}\"\nallow = [\"write\", \"exit_group\"]", path.display());
+    let write = |entries: &str| {
+        let text = format!(r#"{{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{entries}]}}"#);
+        std::fs::write(&path, text).unwrap();
+    };
+    write(
+        r#"{"names": ["read", "mount", "listen"], "action": "SCMP_ACT_ALLOW"},
+           {"names": ["readv"], "action": "SCMP_ACT_ALLOW", "includes": {"minKernel": "6.2"}}"#,
+    );
+    let old = plan(&toml, &host()).unwrap();
+    let names: Vec<_> = old.rules.calls.iter().map(|(name, _)| *name).collect();
+    let gives =
+        |plan: &Plan, name| plan.rules.get(name).is_some_and(|v| v.is(seccomp::Answer::Allow));
+    assert!(gives(&old, "read") && gives(&old, "write") && !gives(&old, "readv"), "{names:?}");
+    assert_eq!(old.rules.asked().collect::<Vec<_>>(), ["listen"]);
+    assert!(!names.contains(&"openat"), "of the groups of web nothing is left");
+    let note = "allows what gosandbox never gives out (1): mount";
+    assert_eq!(old.notes, [format!("{}: {note}", path.display())]);
+    assert!(old.text().contains(note));
+    let new = plan(&toml, &HostFacts { kernel: (6, 2), ..host() }).unwrap();
+    assert!(gives(&new, "readv"));
+
+    write(r#"{"names": ["read"], "action": "SCMP_ACT_ALLOW"}"#);
+    let without = toml.replace("write", "writev");
+    assert!(error(&without, &host()).contains("write is not allowed"), "not started in vain");
+    write(r#"{"names": ["raed"], "action": "SCMP_ACT_KILL"}"#);
+    let said = error(&toml, &host());
+    let start = format!("seccomp filter: {}: syscalls[0] (raed): ", path.display());
+    assert!(said.starts_with(&start), "{said}");
+    let said = error(&toml.replace("exit_group", "opne"), &host());
+    assert!(!said.contains("opne"), "what was read first is said first: {said}");
+    write(r#"{"names": ["read"], "action": "SCMP_ACT_ALLOW"}"#);
+    let said = error(&toml.replace("exit_group", "opne"), &host());
+    assert!(said.starts_with("seccomp filter: no system call is called \"opne\""), "{said}");
 }

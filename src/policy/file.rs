@@ -113,6 +113,8 @@ pub struct NetworkFile {
 pub struct SyscallsFile {
     /// Groups of calls (see policies/SYSCALLS.md).
     pub groups: Option<Vec<String>>,
+    /// A file with an OCI seccomp profile, instead of groups.
+    pub oci: Option<PathBuf>,
     /// Single calls besides.
     pub allow: Option<Vec<String>>,
     /// Single calls to refuse although a group has them.

@@ -10,6 +10,7 @@ use super::{
     Bind, Egress, Environment, Listener, MaxProcs, MemLimit, Need, NetworkMode, OnDeny, PolicyFile,
     Ready,
 };
+use crate::seccomp::oci;
 use crate::value::{ByteSize, CpuQuota, Span};
 
 /// The policies that are compiled in, by name.
@@ -49,11 +50,20 @@ pub struct Origin {
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
-            Source::BuiltIn => f.write_str("built-in default"),
-            Source::Shipped(name) => write!(f, "policy {name}"),
-            Source::File(path) => write!(f, "{}", path.display()),
             Source::Environment => f.write_str(&variable(self.key)),
-            Source::Flags => f.write_str("command line"),
+            other => other.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BuiltIn => f.write_str("built-in default"),
+            Self::Shipped(name) => write!(f, "policy {name}"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Environment => f.write_str("environment"),
+            Self::Flags => f.write_str("command line"),
         }
     }
 }
@@ -72,6 +82,14 @@ pub struct Setting<T> {
     pub origin: Origin,
 }
 
+impl<T: Default> Setting<T> {
+    /// Takes back what was written, because of what `source` says.
+    fn clear(&mut self, source: &Source) {
+        self.value = T::default();
+        self.origin.source = source.clone();
+    }
+}
+
 /// One layer: what was written, and where.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layer {
@@ -88,6 +106,8 @@ macro_rules! settings {
         #[derive(Clone, Debug, PartialEq)]
         pub struct Policy {
             $( #[doc = concat!("`[", stringify!($section), "]`")] pub $section: sections::$section, )*
+            /// What the file of `syscalls.oci` says.
+            pub profile: Option<oci::Document>,
         }
 
         /// One structure a section.
@@ -113,12 +133,14 @@ macro_rules! settings {
                             origin: Origin { source: Source::BuiltIn, key: concat!(stringify!($section), ".", stringify!($key)) },
                         }, )*
                     }, )*
+                    profile: None,
                 }
             }
 
             /// Lays `layer` over this policy.
             pub fn apply(&mut self, layer: Layer) {
                 let Layer { source, file } = layer;
+                let instead = (file.syscalls.groups.is_some(), file.syscalls.oci.is_some());
                 $( $(
                     if let Some(value) = file.$section.$key {
                         let origin = Origin { source: source.clone(), key: self.$section.$key.origin.key };
@@ -126,6 +148,12 @@ macro_rules! settings {
                         self.$section.$key.origin = origin;
                     }
                 )* )*
+                // A profile is instead of groups: whichever was written last.
+                match instead {
+                    (true, false) => self.syscalls.oci.clear(&source),
+                    (false, true) => self.syscalls.groups.clear(&source),
+                    (true, true) | (false, false) => {}
+                }
             }
 
             /// Every setting as (key, value, origin), in the order of the schema.
@@ -178,6 +206,7 @@ settings! {
     }
     syscalls {
         groups: Vec<String> = Vec::new();
+        oci: Option<PathBuf> = None;
         allow: Vec<String> = Vec::new();
         deny: Vec<String> = Vec::new();
         kill: Vec<String> = Vec::new();
@@ -272,6 +301,12 @@ pub enum PolicyError {
         "policy {0:?}: neither a shipped policy ({1}) nor a path (write ./{0} for a file here)"
     )]
     Unknown(String, String),
+    /// An OCI profile does not say what can be done.
+    #[error("{}: {}", .0.display(), .1)]
+    Profile(PathBuf, oci::OciError),
+    /// Two settings that exclude each other, in one place.
+    #[error("{0}: syscalls.oci is instead of syscalls.groups (write one of them)")]
+    Both(Source),
     /// `extends` comes back to where it began.
     #[error("{0}: extends itself by way of other policies")]
     Loop(String),
@@ -325,24 +360,41 @@ pub fn load(
         chain.push(layer);
     }
     let mut policy = Policy::built_in();
-    for layer in chain.into_iter().rev().chain(top).chain(over) {
+    for mut layer in chain.into_iter().rev().chain(top).chain(over) {
+        let written = &mut layer.file.syscalls;
+        if written.groups.is_some() && written.oci.is_some() {
+            return Err(PolicyError::Both(layer.source));
+        }
+        written.oci = written.oci.take().map(|path| beside(&layer.source, path));
         policy.apply(layer);
     }
+    if let Some(path) = &policy.syscalls.oci.value {
+        let text = read_text(path, privileged)?;
+        let profile = oci::parse(&text).map_err(|e| PolicyError::Profile(path.clone(), e))?;
+        policy.profile = Some(profile);
+    }
     Ok(policy)
+}
+
+/// A path as it is written in `source`: from a file, it starts at its directory.
+fn beside(source: &Source, path: PathBuf) -> PathBuf {
+    let base = match source {
+        Source::File(file) => file.parent().unwrap_or(Path::new(".")),
+        _ => Path::new("."),
+    };
+    // Without "./" in front of what has it already.
+    if base == Path::new(".") { path } else { base.join(path) }
 }
 
 /// A shipped policy by its name, or a file by a path with a slash in it; a
 /// relative path in `extends` starts at the file that says it.
 fn find(name: &str, said_by: Option<&Layer>, privileged: bool) -> Result<Layer, PolicyError> {
     if name.contains('/') {
-        let base = match said_by {
-            Some(Layer { source: Source::File(path), .. }) => {
-                path.parent().unwrap_or(Path::new("."))
-            }
-            _ => Path::new("."),
+        let path = PathBuf::from(name);
+        let path = match said_by {
+            Some(layer) => beside(&layer.source, path),
+            None => path,
         };
-        // Without "./" in front of what has it already.
-        let path = if base == Path::new(".") { PathBuf::from(name) } else { base.join(name) };
         return read_file(&path, privileged);
     }
     let (name, text) = shipped().iter().find(|(shipped, _)| *shipped == name).ok_or_else(|| {
@@ -353,12 +405,15 @@ fn find(name: &str, said_by: Option<&Layer>, privileged: bool) -> Result<Layer, 
 }
 
 fn read_file(path: &Path, privileged: bool) -> Result<Layer, PolicyError> {
-    let text = crate::host::read_trusted(path, privileged)
-        .map_err(|e| PolicyError::Read(path.to_owned(), e))?;
+    let text = read_text(path, privileged)?;
     Ok(Layer {
         source: Source::File(path.to_owned()),
         file: parse(&text, &path.display().to_string())?,
     })
+}
+
+fn read_text(path: &Path, privileged: bool) -> Result<String, PolicyError> {
+    crate::host::read_trusted(path, privileged).map_err(|e| PolicyError::Read(path.to_owned(), e))
 }
 
 fn parse(text: &str, place: &str) -> Result<PolicyFile, PolicyError> {

@@ -173,3 +173,86 @@ fn shipped_policies_parse_and_their_chain_ends_at_web() {
         assert!(!policy.syscalls.groups.value.is_empty(), "{name}");
     }
 }
+
+/// A profile of OCI is beside the file that names it, and takes the place of
+/// groups, as they take its place.
+#[test]
+fn a_profile_is_instead_of_groups() {
+    let dir = TempDir::new("oci");
+    std::fs::create_dir(dir.path().join("tenants")).unwrap();
+    write(&dir, "profile.json", r#"{"defaultAction": "SCMP_ACT_ERRNO"}"#);
+    let path = dir.path().join("profile.json");
+    let named = write(&dir, "base.toml", "[syscalls]\noci = \"profile.json\"\n");
+    let own = write(&dir, "tenants/acme.toml", "[syscalls]\noci = \"../profile.json\"\n");
+    let shown = |policy: &Policy| {
+        let s = &policy.syscalls;
+        (s.groups.value.len(), s.oci.value.clone(), s.groups.origin.to_string())
+    };
+
+    let policy = load(Some(named.to_str().unwrap()), None, vec![], true).unwrap();
+    let at = named.display().to_string();
+    assert_eq!(shown(&policy), (0, Some(path.clone()), at));
+    assert_eq!(policy.syscalls.oci.origin.to_string(), named.display().to_string());
+    let expected = crate::seccomp::oci::parse(r#"{"defaultAction": "SCMP_ACT_ERRNO"}"#);
+    assert_eq!(policy.profile, expected.ok());
+
+    let policy = load(None, Some(&own), vec![], true).unwrap();
+    let there = dir.path().join("tenants/../profile.json");
+    assert_eq!(shown(&policy).1, Some(there));
+
+    let groups = environment(&[("GOSANDBOX_SYSCALLS_GROUPS", "[\"exec\"]")]).unwrap();
+    let policy = load(None, Some(&own), vec![groups], true).unwrap();
+    assert_eq!(shown(&policy), (1, None, "GOSANDBOX_SYSCALLS_GROUPS".into()));
+    assert_eq!(policy.profile, None);
+
+    let oci = environment(&[("GOSANDBOX_SYSCALLS_OCI", path.to_str().unwrap())]).unwrap();
+    let policy = load(None, None, vec![oci], true).unwrap();
+    assert_eq!(shown(&policy), (0, Some(path.clone()), "GOSANDBOX_SYSCALLS_GROUPS".into()));
+
+    // What was written of single calls stays, as it does between groups.
+    let deny = flags("[syscalls]\ndeny = [\"openat\"]");
+    let policy = load(None, Some(&own), vec![deny], true).unwrap();
+    assert_eq!(policy.syscalls.deny.value, ["openat"]);
+    assert!(policy.profile.is_some());
+}
+
+#[test]
+fn profiles_that_cannot_be_had() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = TempDir::new("oci-errors");
+    let policy = write(&dir, "p.toml", "[syscalls]\noci = \"profile.json\"\n");
+    let error = |privileged| {
+        let error = load(Some(policy.to_str().unwrap()), None, vec![], privileged).unwrap_err();
+        let error = error.to_string();
+        error.strip_prefix(&format!("{}/", dir.path().display())).unwrap_or(&error).to_owned()
+    };
+    assert_eq!(error(true), "profile.json: No such file or directory");
+    for (text, expected) in [
+        ("{", "profile.json: line 1, column 1: EOF while parsing an object"),
+        (
+            "{\"defaultAction\": \"SCMP_ACT_ALLOW\"}",
+            "profile.json: defaultAction: SCMP_ACT_ALLOW makes a list of what is refused",
+        ),
+        (
+            "{\"defaultAction\": \"SCMP_ACT_KILL\",\n \"syscalls\": [{\"names\": [\"read\"], \"action\": \"SCMP_ACT_NOTIFY\"}]}",
+            "profile.json: syscalls[0]: SCMP_ACT_NOTIFY cannot be expressed",
+        ),
+    ] {
+        write(&dir, "profile.json", text);
+        assert!(error(true).starts_with(expected), "{}\n  {expected}", error(true));
+    }
+    let path = write(&dir, "profile.json", "{\"defaultAction\": \"SCMP_ACT_KILL\"}");
+    let name = policy.to_str().unwrap();
+    load(Some(name), None, vec![], true).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o664)).unwrap();
+    assert_eq!(error(true), "profile.json: writable by group or others (chmod go-w it)");
+    load(Some(name), None, vec![], false).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+
+    write(&dir, "p.toml", "[syscalls]\ngroups = [\"exec\"]\noci = \"profile.json\"\n");
+    let both = "p.toml: syscalls.oci is instead of syscalls.groups (write one of them)";
+    assert_eq!(error(true), both);
+    let both = [("GOSANDBOX_SYSCALLS_OCI", "/x"), ("GOSANDBOX_SYSCALLS_GROUPS", "[\"exec\"]")];
+    let error = load(None, None, vec![environment(&both).unwrap()], true).unwrap_err();
+    assert!(error.to_string().starts_with("environment: syscalls.oci is instead"), "{error}");
+}

@@ -11,7 +11,10 @@ mod compile;
 mod conditions;
 mod disassemble;
 mod explain;
+mod foreign;
 mod groups;
+mod intersect;
+pub mod oci;
 mod parameters;
 mod table;
 mod verdicts;
@@ -266,7 +269,74 @@ impl<'a> Wanted<'a> {
 /// because it would open the sandbox, or one is refused without which nothing
 /// starts.
 pub fn resolve(wanted: Wanted<'_>) -> Result<Rules, String> {
-    let Wanted { groups, allow, deny, kill, on_deny, network } = wanted;
+    let mut rules = fixed(wanted.on_deny);
+    for (index, name) in wanted.groups.iter().enumerate() {
+        let group = GROUPS.iter().find(|g| g.name == name).ok_or_else(|| {
+            let known: Vec<_> = GROUPS.iter().map(|g| g.name).collect();
+            format!("no group of system calls is called {name:?} (there are {})", known.join(", "))
+        })?;
+        if !wanted.groups[..index].contains(name) {
+            let verdicts = group.calls.iter().map(|&c| (c, conditions::verdict(c, wanted.network)));
+            rules.calls.extend(verdicts);
+        }
+    }
+    amend(&mut rules, wanted)?;
+    Ok(rules)
+}
+
+/// The rules of a profile, which takes the place of groups, and what is worth
+/// knowing of them. What it allows is given out on gosandbox's own conditions;
+/// what gosandbox never gives out, kills for or answers ENOSYS stays as it is.
+///
+/// # Errors
+/// As [`resolve`]; or the kernel would not take a filter of that size.
+pub fn resolve_profile(
+    profile: &oci::Profile,
+    wanted: Wanted<'_>,
+) -> Result<(Rules, Vec<String>), String> {
+    let mut rules = fixed(wanted.on_deny);
+    let mut notes = profile.notes.clone();
+    let mut kept = Vec::new();
+    let refused = Verdict::from(Answer::Refuse(libc_errno::EPERM));
+    for (name, _) in profile.arch.calls() {
+        let cases = profile.calls.get(name).map_or(&[][..], Vec::as_slice);
+        let has_own_answer = rules.get(name).is_some();
+        let never = has_own_answer || groups::NEVER.contains(&name);
+        if never && cases.iter().any(|case| case.answer == Answer::Allow) {
+            kept.push(name);
+        }
+        if has_own_answer {
+            continue;
+        }
+        let own = if never { refused.clone() } else { conditions::verdict(name, wanted.network) };
+        let verdict = intersect::both(&own, cases, profile.default);
+        if verdict != refused {
+            rules.calls.push((name, verdict));
+        }
+    }
+    if !kept.is_empty() {
+        notes.push(format!(
+            "allows what gosandbox never gives out ({}): {}",
+            kept.len(),
+            kept.join(", ")
+        ));
+    }
+    amend(&mut rules, wanted)?;
+    let length = compile(&rules.for_filter([0; 3]), profile.arch).len();
+    if length > MAX_INSTRUCTIONS {
+        return Err(format!(
+            "the profile makes a filter of {length} instructions, and the kernel takes \
+             {MAX_INSTRUCTIONS} (leave comparisons out)"
+        ));
+    }
+    Ok((rules, notes))
+}
+
+/// BPF_MAXINSNS, include/uapi/linux/bpf_common.h.
+const MAX_INSTRUCTIONS: usize = 4096;
+
+/// What every tenant has: the calls that are answered ENOSYS or with death.
+fn fixed(on_deny: OnDeny) -> Rules {
     let mut rules = Rules { calls: Vec::with_capacity(256), on_deny, watched: false };
     // These lists and the groups have no call in common, as a test makes sure,
     // so nothing has to be looked for.
@@ -276,32 +346,24 @@ pub fn resolve(wanted: Wanted<'_>) -> Result<Rules, String> {
     rules.calls.extend(fixed(groups::PROBED, Answer::Errno(libc_errno::ENOSYS)));
     rules.calls.extend(fixed(groups::ENOSYS, Answer::Refuse(libc_errno::ENOSYS)));
     rules.calls.extend(fixed(groups::KILL, Answer::Kill));
-    for (index, wanted) in groups.iter().enumerate() {
-        let group = GROUPS.iter().find(|g| g.name == wanted).ok_or_else(|| {
-            let known: Vec<_> = GROUPS.iter().map(|g| g.name).collect();
-            format!(
-                "no group of system calls is called {wanted:?} (there are {})",
-                known.join(", ")
-            )
-        })?;
-        if !groups[..index].contains(wanted) {
-            let verdicts = group.calls.iter().map(|&c| (c, conditions::verdict(c, network)));
-            rules.calls.extend(verdicts);
-        }
-    }
-    for name in allow {
+    rules
+}
+
+/// Single calls are given out or taken away again.
+fn amend(rules: &mut Rules, wanted: Wanted<'_>) -> Result<(), String> {
+    for name in wanted.allow {
         let name = known(name)?;
         if groups::NEVER.contains(&name) {
             return Err(format!(
                 "{name} is never given out: it would open the sandbox (leave it out)"
             ));
         }
-        rules.set(name, conditions::verdict(name, network));
+        rules.set(name, conditions::verdict(name, wanted.network));
     }
-    for name in deny {
+    for name in wanted.deny {
         rules.set(known(name)?, Answer::Refuse(libc_errno::EPERM).into());
     }
-    for name in kill {
+    for name in wanted.kill {
         rules.set(known(name)?, Answer::Kill.into());
     }
     // What gosandbox's own code still calls under the filter, where the binary
@@ -313,7 +375,7 @@ pub fn resolve(wanted: Wanted<'_>) -> Result<Rules, String> {
             ));
         }
     }
-    Ok(rules)
+    Ok(())
 }
 
 /// The rules for learning what a program needs: every call that any policy may
