@@ -258,7 +258,7 @@ fn finish(plan: &Plan, outcome: Outcome) -> Status {
         End::App(Exit::Signal(signal)) => {
             if out_of_memory.is_none() {
                 let why = if signal == libc::SIGSYS {
-                    ": its filter kills who makes a call that no honest program makes, or one of another architecture"
+                    ", with which its filter answers calls that no honest program makes, and those of other architectures"
                 } else {
                     ""
                 };
