@@ -133,7 +133,10 @@ fn on_deny_says_what_becomes_of_it() {
         assert_eq!(deadly.signal(), Some(libc::SIGSYS), "{deadly:?}");
         // Unknown calls are tried by honest programs.
         assert_eq!(deadly.stdout(), "4096 result=-1 errno=38\n");
-        assert!(deadly.stderr().contains("signal 31 (SIGSYS), with which its filter"), "{deadly:?}");
+        assert!(
+            deadly.stderr().contains("signal 31 (SIGSYS), with which its filter"),
+            "{deadly:?}"
+        );
     });
 }
 

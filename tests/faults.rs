@@ -86,6 +86,7 @@ const FAULTS: &[Fault] = &[
     fault(Step::Session, "setsid", ""),
     fault(Step::Limits, "prlimit64", "RLIMIT_RTPRIO"),
     fault(Step::Descriptors, "dup3", ""),
+    fault(Step::Landlock, "landlock_restrict_self", ""),
     fault(Step::Filter, "seccomp", "SECCOMP_SET_MODE_FILTER"),
     private(Step::Broker, "clone3", "flags=CLONE_PIDFD, "),
     private(Step::Handover, "sendmsg", "SCM_RIGHTS"),
@@ -334,6 +335,9 @@ const SWEPT: &[&str] = &[
     "fchdir",
     "sendmsg",
     "recvmsg",
+    "landlock_create_ruleset",
+    "landlock_add_rule",
+    "landlock_restrict_self",
 ];
 
 /// Failures that may be passed over, and why. Everything else has to end the

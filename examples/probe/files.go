@@ -207,6 +207,9 @@ var fileProbes = []probe{
 			"/dev/vda", "/dev/nvme0n1", "/dev/loop-control", "/dev/tty0", "/dev/console", "/dev/ptmx", "/dev/pts/ptmx",
 			"/dev/kvm", "/dev/net/tun", "/dev/fuse", "/dev/vsock", "/dev/userfaultfd", "/dev/mapper/control")
 	}},
+	{name: "write-random", about: "open the random devices for writing, which is the machine's pool", run: func() result {
+		return openAny(syscall.O_WRONLY, "/dev/random", "/dev/urandom")
+	}},
 	{name: "exe-host-path", about: "does /proc/self/exe name a path that is not the binary's here", inside: true, run: func() result {
 		path, err := os.Readlink("/proc/self/exe")
 		if err != nil {

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use super::Status;
 use super::options::TRIAL;
 use crate::host::{self, HostError, Roots};
-use crate::plan::{CgroupPlan, HostFacts, cgroup_plan};
+use crate::plan::{CgroupPlan, HostFacts, Wall, cgroup_plan};
 use crate::policy;
 use crate::value::Tenant;
 
@@ -44,6 +44,7 @@ fn findings(roots: &Roots) -> Vec<Finding> {
     ];
     match facts(roots) {
         Ok(facts) => {
+            findings.push(Finding { facility: "landlock", result: landlock(&facts) });
             findings.push(Finding { facility: "tenant ids", result: ids(&facts) });
             findings.push(Finding { facility: "limits", result: limits(&facts) });
         }
@@ -136,6 +137,19 @@ fn facts(roots: &Roots) -> Result<HostFacts, HostError> {
     host::read(roots, &trial_tenant().ok_or_else(nobody)?, &policy::Policy::built_in(), false)
 }
 
+/// What the second wall holds here.
+fn landlock(facts: &HostFacts) -> Result<String, String> {
+    let version =
+        facts.landlock.version().map_err(|(cause, remedy)| format!("{cause}: {remedy}"))?;
+    let (held, free) = Wall { version, tcp: true }.coverage();
+    let later = if free.is_empty() {
+        String::new()
+    } else {
+        format!("; a later kernel also {}", free.join(", "))
+    };
+    Ok(format!("version {version}: {}{later}", held.join(", ")))
+}
+
 fn ids(facts: &HostFacts) -> Result<String, String> {
     let range = host::ids::RANGE;
     Ok(match facts.host_id {
@@ -160,7 +174,9 @@ fn limits(facts: &HostFacts) -> Result<String, String> {
 fn trial(roots: &Roots) -> Result<String, String> {
     let own = Path::new("/proc/self/exe").read_link().map_err(|e| e.to_string())?;
     let output = Command::new(&own)
-        .args(["run", "--tenant", "gosandbox-check", "--require", "cgroup=best-effort"])
+        .args(["run", "--tenant", "gosandbox-check"])
+        // What these lack has a line of its own.
+        .args(["--require", "cgroup=best-effort", "--require", "landlock=best-effort"])
         .arg(&own)
         .arg("--version")
         .env(TRIAL, "1")

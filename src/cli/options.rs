@@ -82,9 +82,9 @@ pub struct TenantOptions {
     /// Time between SIGTERM and the forced end
     #[arg(long, value_name = "TIME")]
     grace: Option<Span>,
-    /// cgroup=best-effort: start without limits
+    /// cgroup or landlock =best-effort: go without it
     #[arg(long, value_name = "NAME=NEED", value_parser = parse_need)]
-    require: Vec<Need>,
+    require: Vec<(Protection, Need)>,
     /// The binary and its arguments
     #[arg(
         value_name = "BINARY [ARGS]",
@@ -95,11 +95,21 @@ pub struct TenantOptions {
     command: Vec<OsString>,
 }
 
-fn parse_need(text: &str) -> Result<Need, String> {
-    match text.split_once('=') {
-        Some(("cgroup", need)) => need.parse().map_err(|e: crate::value::BadValue| e.to_string()),
-        _ => Err("write cgroup=strict or cgroup=best-effort".to_owned()),
-    }
+/// What a kernel may lack, and a policy let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protection {
+    Cgroup,
+    Landlock,
+}
+
+fn parse_need(text: &str) -> Result<(Protection, Need), String> {
+    let (protection, need) = match text.split_once('=') {
+        Some(("cgroup", need)) => (Protection::Cgroup, need),
+        Some(("landlock", need)) => (Protection::Landlock, need),
+        _ => return Err("write cgroup= or landlock=, and strict or best-effort".to_owned()),
+    };
+    let need = need.parse().map_err(|e: crate::value::BadValue| e.to_string())?;
+    Ok((protection, need))
 }
 
 /// What could not be had, as the one line to print, and the status to end with.
@@ -250,7 +260,12 @@ impl TenantOptions {
         file.network.listen = some(&self.listen);
         file.network.egress = some(&self.egress);
         file.lifecycle.grace = self.grace;
-        file.require.cgroup = self.require.last().copied();
+        let need = |wanted| {
+            let last = self.require.iter().rfind(|(protection, _)| *protection == wanted);
+            last.map(|(_, need)| *need)
+        };
+        file.require.cgroup = need(Protection::Cgroup);
+        file.require.landlock = need(Protection::Landlock);
         Layer { source: Source::Flags, file }
     }
 }

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use caps::{CapSet, Capability};
 
-use crate::plan::{HostFacts, PathFact, PathKind, StdinFact, system_paths};
+use crate::plan::{HostFacts, LandlockFact, PathFact, PathKind, StdinFact, system_paths};
 use crate::policy::{Egress, Policy};
 use crate::value::{HostGid, HostUid, Tenant};
 
@@ -117,6 +117,7 @@ pub fn read(
         cpus: cpus(),
         open_files_hard,
         cgroup: cgroup::read(roots)?,
+        landlock: landlock(),
         systemd: systemd_booted(roots),
         can_scope: systemd_booted(roots) && (privileged || user_manager()),
         paths,
@@ -148,6 +149,17 @@ pub fn kernel(roots: &Roots) -> Result<((u32, u32), String), HostError> {
     match (numbers.next(), numbers.next()) {
         (Some(Ok(version)), Some(Ok(major))) => Ok(((version, major), release)),
         _ => Err(HostError::new(path.display(), format!("{release:?} is no version of a kernel"))),
+    }
+}
+
+/// What this kernel has of Landlock.
+fn landlock() -> LandlockFact {
+    use nix::errno::Errno;
+    match crate::sys::landlock::version() {
+        Ok(version) => LandlockFact::Version(version),
+        Err(Errno::ENOSYS) => LandlockFact::NotBuilt,
+        Err(Errno::EOPNOTSUPP) => LandlockFact::NotEnabled,
+        Err(errno) => LandlockFact::Unknown(crate::value::cause(&errno.into())),
     }
 }
 

@@ -29,6 +29,8 @@ pub struct HostFacts {
     pub open_files_hard: u64,
     /// cgroup v2, where it is mounted.
     pub cgroup: Option<CgroupFacts>,
+    /// What this kernel has of Landlock.
+    pub landlock: LandlockFact,
     /// Whether systemd is the service manager: sd_booted(3).
     pub systemd: bool,
     /// Whether systemd can be asked for a scope: its manager for this user runs.
@@ -49,6 +51,19 @@ pub struct HostFacts {
     pub env_file: BTreeMap<String, String>,
     /// /proc/self/oom_score_adj of gosandbox.
     pub oom_score_adj: i32,
+}
+
+/// What a kernel has of Landlock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LandlockFact {
+    /// This version of its interface: landlock(7).
+    Version(u32),
+    /// It is built without.
+    NotBuilt,
+    /// It was booted without.
+    NotEnabled,
+    /// It, or somebody in front of it, does not answer; the error in words.
+    Unknown(String),
 }
 
 /// What gosandbox's stdin is.

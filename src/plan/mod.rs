@@ -10,16 +10,18 @@ mod print;
 mod resolve;
 mod rootfs;
 mod step;
+mod wall;
 
 pub use cgroup::{CgroupPlan, CgroupSpec, ResourceLimits};
 pub use facts::{
-    BinaryFacts, CgroupFacts, HostFacts, IdFact, InheritedAddress, InheritedFact, PathFact,
-    PathKind, StdinFact,
+    BinaryFacts, CgroupFacts, HostFacts, IdFact, InheritedAddress, InheritedFact, LandlockFact,
+    PathFact, PathKind, StdinFact,
 };
 pub use resolve::{Request, resolve};
 
 pub use rootfs::{Access, MountOp, system_paths};
 pub use step::{Actor, Step};
+pub use wall::{Grant, Wall};
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -63,6 +65,9 @@ pub struct Plan {
     pub raise_open_files: Option<u64>,
     /// The cgroups.
     pub cgroup: CgroupPlan,
+    /// Landlock around the app; `None` where the policy lets it go and the kernel
+    /// has none.
+    pub wall: Option<Wall>,
     /// What may be asked of the kernel.
     pub rules: Rules,
     /// Time between SIGTERM and the forced end.

@@ -4,7 +4,9 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::{Access, BrokerPlan, CgroupPlan, IdentityKind, MountOp, PathKind, Plan, Stdin, Step};
+use super::{
+    Access, BrokerPlan, CgroupPlan, Grant, IdentityKind, MountOp, PathKind, Plan, Stdin, Step, Wall,
+};
 use crate::policy::{Egress, NetworkMode, OnDeny};
 
 /// One step of the plan, in words.
@@ -156,6 +158,7 @@ impl Plan {
             Step::Workdir => vec![self.workdir.display().to_string()],
             Step::Capabilities => vec!["none in any set; securebits locked".to_owned()],
             Step::NoNewPrivs => vec!["on, for good".to_owned()],
+            Step::Landlock => self.wall.map(|w| self.wall_actions(w)).unwrap_or_default(),
             Step::Filter => vec![format!(
                 "{} calls allowed, {} of them by argument, {} kill; the rest EPERM or ENOSYS",
                 self.rules.allowed(),
@@ -236,6 +239,35 @@ impl Plan {
             }
             _ => Vec::new(),
         }
+    }
+
+    fn wall_actions(&self, wall: Wall) -> Vec<String> {
+        let (held, free) = wall.coverage();
+        let mut actions = vec![format!("version {}: {}", wall.version, held.join(", "))];
+        if !free.is_empty() {
+            actions.push(format!("not held by this kernel: {}", free.join(", ")));
+        }
+        for (grant, words) in [
+            (Grant::Read, "read"),
+            (Grant::Execute, "execute"),
+            (Grant::Write, "write"),
+            (Grant::Change, "change"),
+        ] {
+            let parts: Vec<String> = self
+                .rootfs
+                .iter()
+                .filter(|op| op.grant() == Some(grant))
+                .map(|op| match op {
+                    MountOp::Bind { target, .. } => target.display().to_string(),
+                    _ => op.object(),
+                })
+                .collect();
+            actions.push(format!("{words} {}", parts.join(", ")));
+        }
+        if self.stdin == Stdin::Inherited {
+            actions.push("read stdin by its name, where it is a file".to_owned());
+        }
+        actions
     }
 
     fn id_actions(&self) -> Vec<String> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     BinaryFacts, BrokerPlan, HostFacts, Identity, IdentityKind, InheritedAddress, ListenerPlan,
-    Plan, PlanError, Resource, Rlimit, Stdin, StdinFact, Step, cgroup, rootfs,
+    Plan, PlanError, Resource, Rlimit, Stdin, StdinFact, Step, cgroup, rootfs, wall,
 };
 use crate::golang;
 use crate::policy::{
@@ -62,6 +62,7 @@ pub fn resolve(
         }
     };
     let cgroup = cgroup::resolve(tenant, policy, host, *scoped, &mut missing)?;
+    let wall = wall::resolve(policy, host, &mut missing, &mut notes)?;
     let (rlimits, raise_open_files) = rlimits(policy, host, &mut notes);
     let rules = rules(policy, host, *learns, &mut notes)?;
     if policy.process.args.value.iter().any(|arg| arg.contains('\0')) {
@@ -95,6 +96,7 @@ pub fn resolve(
         rlimits,
         raise_open_files,
         cgroup,
+        wall,
         rules,
         grace: policy.lifecycle.grace.value.0,
         ready,

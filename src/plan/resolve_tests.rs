@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::plan::{
-    Access, CgroupFacts, CgroupPlan, IdFact, InheritedFact, MountOp, PathFact, PathKind, Step,
+    Access, CgroupFacts, CgroupPlan, Grant, IdFact, InheritedFact, LandlockFact, MountOp, PathFact,
+    PathKind, Step,
 };
 use crate::policy::{self, Layer, PolicyFile, Source};
 use crate::value::HostUid;
@@ -37,6 +38,7 @@ fn host() -> HostFacts {
             own_controllers: all(),
             parent_controllers: all(),
         }),
+        landlock: LandlockFact::Version(7),
         systemd: true,
         can_scope: true,
         paths: BTreeMap::from([
@@ -171,6 +173,68 @@ fn limits_that_cannot_be_had_stop_the_start() {
     let mut none = host();
     none.cgroup = None;
     assert!(error("", &none).contains("cgroup v2 is not mounted"));
+}
+
+#[test]
+fn a_kernel_without_landlock_stops_the_start() {
+    for (fact, why) in [
+        (LandlockFact::NotBuilt, "landlock: this kernel is built without it (boot one with"),
+        (LandlockFact::NotEnabled, "landlock: this kernel was booted without it (boot with lsm="),
+        (LandlockFact::Unknown("no".into()), "landlock: no (a seccomp profile around gosandbox"),
+    ] {
+        let host = HostFacts { landlock: fact, ..host() };
+        let text = error("", &host);
+        assert!(text.starts_with(why), "{text}");
+        assert!(text.ends_with("accept it with --require landlock=best-effort)"), "{text}");
+        let loose = plan("[require]\nlandlock = \"best-effort\"", &host).unwrap();
+        assert_eq!(loose.wall, None);
+        assert!(loose.missing.len() == 1 && loose.missing[0].starts_with("Landlock: "));
+    }
+}
+
+#[test]
+fn what_the_wall_holds_depends_on_kernel_and_network() {
+    let with = |version| HostFacts { landlock: LandlockFact::Version(version), ..host() };
+    let wall = |toml: &str, version| plan(toml, &with(version)).unwrap().wall.unwrap();
+    let (held, free) = wall("", 4).coverage();
+    assert_eq!(held, ["files", "truncation", "TCP"]);
+    assert_eq!(free, ["device ioctls", "signals and abstract sockets"]);
+    // Not TCP where the tenant binds and connects itself.
+    for mode in ["host", "ns:/run/netns/acme"] {
+        let (held, free) = wall(&format!("[network]\nmode = \"{mode}\""), 7).coverage();
+        assert_eq!(held, ["files", "truncation", "device ioctls", "signals and abstract sockets"]);
+        assert!(free.is_empty());
+    }
+    assert_eq!((wall("", 99).version, wall("", 7).version), (7, 7));
+    let notes = |version| plan("", &with(version)).unwrap().notes;
+    assert!(notes(2).is_empty() && notes(1)[0].contains("EXDEV"));
+}
+
+#[test]
+fn each_part_of_the_root_grants_what_its_mount_lets_through() {
+    let mut host = host();
+    for path in ["/srv/ro", "/srv/rw"] {
+        let fact = PathFact {
+            kind: PathKind::Directory,
+            real: path.into(),
+            uid: HostUid(1_879_048_200),
+            gid: HostGid(0),
+            mode: 0o700,
+        };
+        host.paths.insert(path.into(), fact);
+    }
+    let toml = "[filesystem]\nread_only = [\"/srv/ro:/ro\"]\nread_write = [\"/srv/rw:/rw\"]";
+    let plan = plan(toml, &host).unwrap();
+    let of = |grant| -> Vec<String> {
+        let ops = plan.rootfs.iter().filter(|op| op.grant() == Some(grant));
+        ops.map(MountOp::object).collect()
+    };
+    assert_eq!(of(Grant::Read), ["/"]);
+    assert_eq!(of(Grant::Execute), ["/srv/ro", "/app/app"]);
+    assert_eq!(of(Grant::Write), ["/dev/null", "/dev/zero", "/dev/full"]);
+    assert_eq!(of(Grant::Change), ["/tmp", "/dev/shm", "/srv/rw"]);
+    let text = plan.text();
+    assert!(text.contains("change /tmp, /dev/shm, /rw\n"), "{text}");
 }
 
 #[test]

@@ -145,6 +145,9 @@ steps! {
         Descriptors = "descriptors";
         /// The working directory, as the tenant.
         Workdir = "working directory";
+        /// The second wall, Landlock, once nothing more is opened that is not the
+        /// tenant's. Before the filter, which gives nobody a ruleset.
+        Landlock = "landlock";
         /// The allowlist, last: the steps before need more than it lets through.
         Filter = "seccomp filter";
         /// Become the tenant's binary.

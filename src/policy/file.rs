@@ -141,4 +141,6 @@ pub struct LifecycleFile {
 pub struct RequireFile {
     /// cgroup v2 with the controllers of the limits.
     pub cgroup: Option<Need>,
+    /// Landlock.
+    pub landlock: Option<Need>,
 }

@@ -218,6 +218,7 @@ settings! {
     }
     require {
         cgroup: Need = Need::Strict;
+        landlock: Need = Need::Strict;
     }
 }
 

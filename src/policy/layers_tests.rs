@@ -88,6 +88,10 @@ fn errors_name_file_line_column_and_what_was_meant() {
             "[network]\nmode = \"hots\"\n",
             "p.toml:2:8: network \"hots\": write private, host or ns:PATH, as in ns:/run/netns/acme",
         ),
+        (
+            "[require]\nlandlock = \"loose\"\n",
+            "p.toml:2:12: unknown value `loose`, expected `strict` or `best-effort`",
+        ),
         ("[limits\n", "p.toml:1:8: "),
         ("[process]\nzzz = 1\n", "p.toml:2:1: unknown key `zzz`, expected one of "),
     ] {

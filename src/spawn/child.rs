@@ -237,6 +237,11 @@ fn app(side: &mut AppSide<'_>) -> ! {
     // and none of the host's can be the working directory (CVE-2024-21626).
     seq.take(Step::Workdir, 0, || chdir(p.workdir.as_c_str()));
 
+    // Nothing below looks for a file, except for the binary, which it grants.
+    if let Some(wall) = &mut p.wall {
+        seq.take(Step::Landlock, 0, || wall.enter());
+    }
+
     if let Some(index) = p.listen_pid {
         // sd_listen_fds(3) compares it with getpid(), as seen inside.
         let env = &mut p.env;

@@ -9,6 +9,7 @@ mod init;
 mod parent;
 mod prepare;
 mod remedy;
+mod wall;
 
 pub use parent::{Broker, Running, Setup, Word, spawn};
 pub use prepare::Prepared;

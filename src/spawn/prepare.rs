@@ -11,6 +11,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, SFlag, fstat, major, minor};
 
 use super::StartError;
+use super::wall::Wall;
 use crate::broker;
 use crate::cgroup::Instance;
 use crate::listen::Socket;
@@ -90,6 +91,8 @@ pub struct Prepared {
     /// Where LISTEN_PID is in `env`.
     pub(super) listen_pid: Option<usize>,
     pub(super) workdir: CString,
+    /// Landlock, where there is any.
+    pub(super) wall: Option<Wall>,
     pub(super) filter: Vec<Instruction>,
     /// What the app's execve shows to the filter.
     pub(super) key: [u64; 3],
@@ -126,6 +129,8 @@ impl Prepared {
         let fail = |step, object: &str, errno| StartError::new(&plan.tenant, step, object, errno);
         let privileged = plan.identity.kind != IdentityKind::Caller;
         let (trees, ops) = mounts(plan, binary, privileged)?;
+        let wall = plan.wall.map(|wall| Wall::new(plan, wall, &trees));
+        let wall = wall.transpose().map_err(|e| fail(Step::Landlock, "", e))?;
         let (env, listen_pid) = environment(plan);
         let mut namespaces = libc::CLONE_NEWUSER
             | libc::CLONE_NEWPID
@@ -162,6 +167,7 @@ impl Prepared {
             env,
             listen_pid,
             workdir: path(&plan.workdir),
+            wall,
             filter: compile(&plan.rules.for_filter(key), Arch::native()),
             key,
             asks: plan.broker.is_some(),
@@ -229,7 +235,7 @@ fn string(text: &OsStr) -> CString {
     CString::new(&bytes[..end]).unwrap_or_default()
 }
 
-fn path(path: &Path) -> CString {
+pub(super) fn path(path: &Path) -> CString {
     string(path.as_os_str())
 }
 

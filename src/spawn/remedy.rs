@@ -66,6 +66,12 @@ pub fn remedy(step: Step, errno: Errno) -> Option<&'static str> {
         }
         (Step::Workdir, Errno::ENOENT) => "process.workdir is a path inside: create it by a bind",
         (Step::Workdir, Errno::EACCES) => "the tenant may not enter it: check owner and mode",
+        (Step::Landlock, Errno::E2BIG) => {
+            "gosandbox is in sixteen Landlock domains itself, which is the most: start it outside of one"
+        }
+        (Step::Landlock, Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EPERM) => {
+            "a seccomp profile around gosandbox has to let the three calls of Landlock through, or accept what is missing with --require landlock=best-effort"
+        }
         (Step::Filter, Errno::EINVAL | Errno::ENOSYS) => {
             "this kernel lacks CONFIG_SECCOMP_FILTER, or is older than 5.19, which the broker of a private network needs: network = \"host\" does without"
         }

@@ -9,8 +9,10 @@
 #![allow(unsafe_code)]
 
 #[cfg(test)]
+pub(crate) mod counting;
 pub mod evaluate;
 pub mod fd;
+pub mod landlock;
 pub mod mount;
 pub mod net;
 pub mod notify;
