@@ -158,6 +158,14 @@ const EVERYWHERE: &[(&str, Answers)] = &[
     ("read-kmsg", &["EACCES", "EPERM"]),
     // By the second wall: the mode of the devices allows it.
     ("write-random", &["EACCES"]),
+    // What compilers at run time do, unless the policy denies it.
+    ("map-write-execute", WORKS),
+    ("write-then-execute", WORKS),
+    ("map-execute-shared", WORKS),
+    ("write-then-execute-key", DENIED),
+    ("shm-execute", DENIED),
+    // Of itself the kernel refuses it, where the filter lets it get there.
+    ("memfd-sealed-exec", DENIED),
     ("exe-host-path", NOT_SO),
     ("host-paths-in-mountinfo", NOT_SO),
     ("cwd-leak", NOT_SO),
@@ -434,6 +442,88 @@ fn nothing_forbidden_works_for_a_tenant_of_a_user_in_the_hosts_network() {
     }
 }
 
+/// What a policy says of code, on top of calls that it allows: each attempt and
+/// its answers without that word and with it.
+#[test]
+fn what_was_written_is_not_executed_where_the_policy_denies_it() {
+    if !root_or_skip() {
+        return;
+    }
+    let tried = |allow: &str, key: &str, value: &str, names: &[&str]| {
+        let output = Sandbox::example("probe")
+            .env("GOSANDBOX_SYSCALLS_ALLOW", allow)
+            .env(format!("GOSANDBOX_PROCESS_{key}"), value)
+            .args(names)
+            .run();
+        assert_eq!(output.code(), Some(0), "{output:?}");
+        parse(&output.stdout)
+    };
+    let names = [
+        "map-write-execute",
+        "write-then-execute",
+        "map-execute-shared",
+        "write-then-execute-key",
+        "shm-execute",
+    ];
+    let allow = r#"["pkey_mprotect", "shmget", "shmat", "shmctl"]"#;
+    let free = tried(allow, "WRITE_EXECUTE", "allow", &names);
+    let held = tried(allow, "WRITE_EXECUTE", "deny", &names);
+    for name in names {
+        let control = answer(&free[name]);
+        let absent = OPTIONAL.contains(&name) && NOT_BUILT.contains(&control);
+        assert!(control == "WORKS" || absent, "{name}: {}", free[name]);
+        assert_eq!(answer(&held[name]), "EACCES", "{name}: {}", held[name]);
+    }
+
+    // Landlock has no say there: such a file is in no file system.
+    let names = ["memfd-exec", "memfd-sealed-exec"];
+    let allow = r#"["memfd_create", "execveat"]"#;
+    let free = tried(allow, "MEMFD_EXECUTE", "allow", &names);
+    let held = tried(allow, "MEMFD_EXECUTE", "deny", &names);
+    assert_eq!(answer(&free["memfd-exec"]), "WORKS");
+    let refused = (answer(&held["memfd-exec"]), &held["memfd-exec"]["detail"]);
+    assert_eq!(refused, ("EACCES", &Value::from("memfd_create")));
+    // MFD_NOEXEC_SEAL came with Linux 6.3: it may be made, and not executed.
+    let sealed = (answer(&held["memfd-sealed-exec"]), &held["memfd-sealed-exec"]["detail"]);
+    let old = ("EINVAL", &Value::from("memfd_create"));
+    assert!(sealed == ("EACCES", &Value::from("execveat")) || sealed == old, "{sealed:?}");
+
+    Sandbox::example("hello")
+        .env("GOSANDBOX_SYSCALLS_ALLOW", "[\"memfd_create\"]")
+        .env("GOSANDBOX_PROCESS_WRITE_EXECUTE", "deny")
+        .run()
+        .assert_refused(125, "seccomp filter: memfd_create: what is written into its file");
+}
+
+/// The same by what its headers ask for.
+#[test]
+fn a_program_whose_stack_is_executable_is_refused_where_the_policy_denies_it() {
+    if !root_or_skip() {
+        return;
+    }
+    let dir = TempDir::new();
+    let mut program = std::fs::read(example("hello")).unwrap();
+    // elf(5): e_phoff at 32, e_phnum at 56, 56 bytes a header; p_flags is its
+    // second word.
+    let word = |at: usize| u32::from_le_bytes(program[at..at + 4].try_into().unwrap());
+    let first = word(32) as usize;
+    let stack = (0..usize::from(program[56])).map(|n| first + 56 * n).find(|&at| {
+        const PT_GNU_STACK: u32 = 0x6474_e551;
+        word(at) == PT_GNU_STACK
+    });
+    program[stack.unwrap() + 4] |= 1;
+    let path = dir.path().join("hello");
+    std::fs::write(&path, program).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    let sandbox = |path: &Path, value: &str| {
+        Sandbox::new(path).env("GOSANDBOX_PROCESS_WRITE_EXECUTE", value).run()
+    };
+    assert_eq!(sandbox(&path, "allow").code(), Some(0));
+    assert_eq!(sandbox(&example("hello"), "deny").code(), Some(0));
+    let start = format!("open binary: {}: it asks for a stack or a segment", path.display());
+    sandbox(&path, "deny").assert_refused(126, &start);
+}
+
 /// Of the host's paths, mountinfo tells those that were bound, the binary's
 /// among them, and no other.
 #[test]
@@ -539,6 +629,7 @@ const NO_CONTROL: &[(&str, &str)] = &[
     ("nfsservctl", "no kernel has it any more"),
     ("lookup-dcookie", "no kernel has it any more"),
     ("write-proc-self-map", "a map is written once, and without one exec takes the privilege to"),
+    ("memfd-sealed-exec", "the kernel refuses it to everybody"),
     ("uselib", "most kernels are built without it"),
     ("x32-getpid", "most kernels are built without that ABI"),
     ("x32-ptrace", "most kernels are built without that ABI"),
@@ -569,6 +660,8 @@ const OPTIONAL: &[&str] = &[
     "connect-mptcp",
     "i386-getpid",
     "i386-socket",
+    "shm-execute",
+    "write-then-execute-key",
 ];
 
 const NOT_BUILT: [&str; 5] =

@@ -56,6 +56,27 @@ fn what_clients_do_works_in_the_hosts_network() {
     }
 }
 
+/// A Go program makes no code at run time, and so misses nothing.
+#[test]
+fn what_servers_do_works_where_nothing_written_is_executed() {
+    if root_or_skip() {
+        every_release("exercise", |sandbox, release| {
+            all_ok(&sandbox.env("GOSANDBOX_PROCESS_WRITE_EXECUTE", "deny"), release);
+        });
+    }
+}
+
+/// The loader maps its libraries as code, and nothing else.
+#[test]
+fn a_dynamic_loader_works_where_nothing_written_is_executed() {
+    if !root_or_skip() {
+        return;
+    }
+    let sandbox = Sandbox::new("/usr/bin/true").with_libraries();
+    let output = sandbox.env("GOSANDBOX_PROCESS_WRITE_EXECUTE", "deny").run();
+    assert_eq!(output.code(), Some(0), "{output:?}");
+}
+
 /// `web`, and where it listens.
 fn serve(sandbox: &Sandbox) -> (Running, SocketAddr) {
     let mut running = sandbox.clone().option("--listen", "0").start();

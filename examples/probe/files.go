@@ -74,14 +74,10 @@ var fileProbes = []probe{
 		return r
 	}},
 	{name: "memfd-exec", about: "run a copy of itself from memfd_create(2)", run: func() result {
-		fd, errno := call(sysMemfdCreate, cstr("probe"), 0)
-		if errno != 0 {
-			return did(errno, "memfd_create")
-		}
-		if err := copySelf(int(fd)); err != nil {
-			return result{Detail: err.Error()}
-		}
-		return executed(fd, "")
+		return execFromMemory(0)
+	}},
+	{name: "memfd-sealed-exec", about: "the same with MFD_NOEXEC_SEAL, which says that it never will be", run: func() result {
+		return execFromMemory(8)
 	}},
 	{name: "tmp-exec", about: "run a copy of itself from /tmp", run: func() result {
 		return execFrom("/tmp")
@@ -330,6 +326,17 @@ func copySelf(fd int) error {
 		program = program[n:]
 	}
 	return err
+}
+
+func execFromMemory(flags uintptr) result {
+	fd, errno := call(sysMemfdCreate, cstr("probe"), flags)
+	if errno != 0 {
+		return did(errno, "memfd_create")
+	}
+	if err := copySelf(int(fd)); err != nil {
+		return result{Detail: err.Error()}
+	}
+	return executed(fd, "")
 }
 
 func execFrom(dir string) result {

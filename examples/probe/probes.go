@@ -2,7 +2,7 @@ package main
 
 // All there is to try, in the order in which it is tried: what spoils the passed socket comes last.
 var probes = concat(
-	namespaceProbes, initProbes, kernelProbes, fileProbes, processProbes, privilegeProbes, terminalProbes, socketProbes,
+	namespaceProbes, initProbes, kernelProbes, fileProbes, codeProbes, processProbes, privilegeProbes, terminalProbes, socketProbes,
 )
 
 func concat(groups ...[]probe) []probe {

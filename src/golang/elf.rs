@@ -69,8 +69,15 @@ pub fn read(file: &File, path: &Path) -> Result<BinaryFacts, ElfError> {
     let segments =
         header.program_headers(endian, data).map_err(|_| ElfError::Damaged("program headers"))?;
     let mut interpreter = None;
+    let mut writable_code = false;
     for segment in segments {
-        if segment.p_type(endian) == elf::PT_INTERP {
+        let flags = segment.p_flags(endian);
+        let (writable, code) = (flags & elf::PF_W == elf::PF_W, flags & elf::PF_X == elf::PF_X);
+        writable_code |= code
+            && (segment.p_type(endian) == elf::PT_GNU_STACK
+                || writable && segment.p_type(endian) == elf::PT_LOAD);
+        // The kernel takes the first.
+        if segment.p_type(endian) == elf::PT_INTERP && interpreter.is_none() {
             let (offset, size) = segment.file_range(endian);
             if size > MAX_PATH {
                 return Err(ElfError::Damaged("interpreter"));
@@ -83,11 +90,9 @@ pub fn read(file: &File, path: &Path) -> Result<BinaryFacts, ElfError> {
                 return Err(ElfError::Damaged("interpreter"));
             }
             interpreter = Some(PathBuf::from(text));
-            // The kernel takes the first.
-            break;
         }
     }
-    Ok(BinaryFacts { path: path.to_owned(), interpreter })
+    Ok(BinaryFacts { path: path.to_owned(), interpreter, writable_code })
 }
 
 /// The Go release that `file` was built with, such as `go1.27.3`; `None` where
@@ -132,4 +137,26 @@ fn build_info_version<'data>(
     }
     let text = std::str::from_utf8(bytes.get(start..start + length)?).ok()?;
     Some(crate::value::escape(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{TempDir, program};
+
+    /// What fs/binfmt_elf.c makes of the flags: a segment as it says, and a stack
+    /// that is executable where PT_GNU_STACK is.
+    #[test]
+    fn memory_that_is_written_and_executed_is_seen() {
+        let dir = TempDir::new("elf");
+        let path = dir.path().join("program");
+        for (segment, stack, expected) in
+            [(5, 6, false), (6, 6, false), (7, 6, true), (3, 6, true), (5, 7, true), (5, 1, true)]
+        {
+            std::fs::write(&path, program(segment, stack)).unwrap();
+            let facts = read(&File::open(&path).unwrap(), &path).unwrap();
+            assert_eq!(facts.writable_code, expected, "{segment} {stack}");
+            assert_eq!(facts.interpreter, None);
+        }
+    }
 }

@@ -179,4 +179,7 @@ pub struct BinaryFacts {
     pub path: PathBuf,
     /// The program interpreter, for a dynamically linked binary.
     pub interpreter: Option<PathBuf>,
+    /// Whether its headers ask for memory that is both written and executed: such
+    /// a segment, or an executable stack.
+    pub writable_code: bool,
 }

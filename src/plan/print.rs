@@ -8,6 +8,7 @@ use super::{
     Access, BrokerPlan, CgroupPlan, Grant, IdentityKind, MountOp, PathKind, Plan, Stdin, Step, Wall,
 };
 use crate::policy::{Egress, NetworkMode, OnDeny};
+use crate::seccomp::Answer;
 
 /// One step of the plan, in words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -159,12 +160,7 @@ impl Plan {
             Step::Capabilities => vec!["none in any set; securebits locked".to_owned()],
             Step::NoNewPrivs => vec!["on, for good".to_owned()],
             Step::Landlock => self.wall.map(|w| self.wall_actions(w)).unwrap_or_default(),
-            Step::Filter => vec![format!(
-                "{} calls allowed, {} of them by argument, {} kill; the rest EPERM or ENOSYS",
-                self.rules.allowed(),
-                self.rules.conditional(),
-                self.rules.killing()
-            )],
+            Step::Filter => self.filter_actions(),
             Step::Exec => self.exec_actions(),
         }
     }
@@ -239,6 +235,24 @@ impl Plan {
             }
             _ => Vec::new(),
         }
+    }
+
+    fn filter_actions(&self) -> Vec<String> {
+        let rules = &self.rules;
+        let mut actions = vec![format!(
+            "{} calls allowed, {} of them by argument, {} kill; the rest EPERM or ENOSYS",
+            rules.allowed(),
+            rules.conditional(),
+            rules.killing()
+        )];
+        let limited = |name| rules.get(name).is_some_and(|v| !v.cases.is_empty());
+        if limited("mmap") {
+            actions.push("no memory that was written is executed".to_owned());
+        }
+        if rules.get("memfd_create").is_some_and(|v| v.is(Answer::Allow)) {
+            actions.push("files in memory may be executed".to_owned());
+        }
+        actions
     }
 
     fn wall_actions(&self, wall: Wall) -> Vec<String> {

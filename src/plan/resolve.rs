@@ -10,7 +10,7 @@ use super::{
 };
 use crate::golang;
 use crate::policy::{
-    Address, Egress, Listener, MaxProcs, MemLimit, NetworkMode, OnDeny, Policy, Ready,
+    Address, Egress, Listener, MaxProcs, MemLimit, NetworkMode, OnDeny, Permit, Policy, Ready,
 };
 use crate::seccomp::{self, Wanted};
 use crate::value::{HostGid, NsId, Tenant};
@@ -51,6 +51,12 @@ pub fn resolve(
     let listeners = listeners(&policy.network.listen.value, host)?;
     let rootfs = rootfs::resolve(tenant, identity, policy, host, &exec)?;
     interpreter(binary, &rootfs)?;
+    if binary.writable_code && policy.process.write_execute.value == Permit::Deny {
+        return Err(PlanError::refused(format!(
+            "{}: it asks for a stack or a segment that is both written and executed, which process.write_execute = \"deny\" rules out (link it with -z noexecstack, or write \"allow\")",
+            binary.path.display()
+        )));
+    }
     let stdin = match host.stdin {
         StdinFact::Ordinary => Stdin::Inherited,
         StdinFact::Terminal => Stdin::Null,
@@ -117,17 +123,22 @@ fn rules(
 ) -> Result<seccomp::Rules, PlanError> {
     let fail = |message| PlanError::new(Step::Filter, message);
     let wanted = Wanted::of(&policy.syscalls, &policy.network.mode.value);
+    let process = &policy.process;
+    let kept = |rules: seccomp::Rules| {
+        let (write_execute, memfd) = (process.write_execute.value, process.memfd_execute.value);
+        rules.keep_code(write_execute, memfd).map_err(fail)
+    };
     if learns {
-        return seccomp::resolve_watched(wanted).map_err(fail);
+        return kept(seccomp::resolve_watched(wanted).map_err(fail)?);
     }
     let (Some(path), Some(document)) = (&policy.syscalls.oci.value, &policy.profile) else {
-        return seccomp::resolve(wanted).map_err(fail);
+        return kept(seccomp::resolve(wanted).map_err(fail)?);
     };
     let facts = seccomp::oci::Facts { arch: seccomp::Arch::native(), kernel: host.kernel };
     let profile = document.profile(facts).map_err(|e| fail(format!("{}: {e}", path.display())))?;
     let (rules, worth_knowing) = seccomp::resolve_profile(&profile, wanted).map_err(fail)?;
     notes.extend(worth_knowing.iter().map(|note| format!("{}: {note}", path.display())));
-    Ok(rules)
+    kept(rules)
 }
 
 /// Whoever waits for a tenant to listen has to hear of it.

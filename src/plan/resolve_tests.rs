@@ -73,7 +73,7 @@ fn laptop() -> HostFacts {
 }
 
 fn binary() -> BinaryFacts {
-    BinaryFacts { path: "/srv/acme/app".into(), interpreter: None }
+    BinaryFacts { path: "/srv/acme/app".into(), interpreter: None, writable_code: false }
 }
 
 fn request(toml: &str) -> Request {
@@ -235,6 +235,27 @@ fn each_part_of_the_root_grants_what_its_mount_lets_through() {
     assert_eq!(of(Grant::Change), ["/tmp", "/dev/shm", "/srv/rw"]);
     let text = plan.text();
     assert!(text.contains("change /tmp, /dev/shm, /rw\n"), "{text}");
+}
+
+#[test]
+fn code_is_what_the_policy_says() {
+    let deny = "[process]\nwrite_execute = \"deny\"\n";
+    let text = plan(deny, &host()).unwrap().text();
+    assert!(text.contains("no memory that was written is executed"), "{text}");
+    let memfd = "[syscalls]\nallow = [\"memfd_create\"]\n";
+    let text = error(&format!("{deny}{memfd}"), &host());
+    assert!(text.starts_with("seccomp filter: memfd_create: "), "{text}");
+    let executed = format!("[process]\nmemfd_execute = \"allow\"\n{memfd}");
+    let text = plan(&executed, &host()).unwrap().text();
+    assert!(text.contains("files in memory may be executed"), "{text}");
+    for toml in ["", memfd, "[process]\nmemfd_execute = \"allow\"\n"] {
+        let text = plan(toml, &host()).unwrap().text();
+        assert!(!text.contains("may be executed") && !text.contains("that was written"), "{text}");
+    }
+    let stack = BinaryFacts { writable_code: true, ..binary() };
+    resolve(&request(""), &host(), &stack).unwrap();
+    let error = resolve(&request(deny), &host(), &stack).unwrap_err();
+    assert!(error.refused && error.message.contains("noexecstack"), "{error}");
 }
 
 #[test]
@@ -434,6 +455,7 @@ fn a_dynamic_binary_needs_its_interpreter_inside() {
     let dynamic = BinaryFacts {
         path: "/srv/acme/app".into(),
         interpreter: Some("/lib64/ld-linux-x86-64.so.2".into()),
+        ..binary()
     };
     let error = resolve(&request(""), &host(), &dynamic).unwrap_err();
     assert!(error.refused && error.message.contains("CGO_ENABLED=0"), "{error}");

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::{
-    Bind, Egress, Environment, Listener, MaxProcs, MemLimit, Need, NetworkMode, OnDeny, Ready,
+    Bind, Egress, Environment, Listener, MaxProcs, MemLimit, Need, NetworkMode, OnDeny, Permit,
+    Ready,
 };
 use crate::value::{ByteSize, CpuQuota, Span};
 
@@ -49,6 +50,10 @@ pub struct ProcessFile {
     pub workdir: Option<PathBuf>,
     /// The one uid and gid inside.
     pub uid: Option<u32>,
+    /// Whether memory may be written and executed.
+    pub write_execute: Option<Permit>,
+    /// Whether a file in memory may be executed.
+    pub memfd_execute: Option<Permit>,
 }
 
 /// `[limits]`: what the cgroup, the rlimits and the scratch file systems hold.

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::{
-    Bind, Egress, Environment, Listener, MaxProcs, MemLimit, Need, NetworkMode, OnDeny, PolicyFile,
-    Ready,
+    Bind, Egress, Environment, Listener, MaxProcs, MemLimit, Need, NetworkMode, OnDeny, Permit,
+    PolicyFile, Ready,
 };
 use crate::seccomp::oci;
 use crate::value::{ByteSize, CpuQuota, Span};
@@ -179,6 +179,8 @@ settings! {
         env_pass: Vec<String> = Vec::new();
         workdir: PathBuf = PathBuf::from("/");
         uid: u32 = 1000;
+        write_execute: Permit = Permit::Allow;
+        memfd_execute: Permit = Permit::Deny;
     }
     limits {
         memory: ByteSize = ByteSize(512 << 20);
@@ -248,6 +250,7 @@ replaced! {
     NetworkMode => |v| v.to_string();
     Ready => |v| format!("{v:?}").to_lowercase();
     OnDeny => |v| format!("{v:?}").to_lowercase();
+    Permit => |v| format!("{v:?}").to_lowercase();
     Need => |v| match v { Need::Strict => "strict".into(), Need::BestEffort => "best-effort".into() };
     MemLimit => |v| match v { MemLimit::Auto => "auto".into(), MemLimit::Off => "off".into(), MemLimit::Given(size) => size.to_string() };
     MaxProcs => |v| match v { MaxProcs::Auto => "auto".into(), MaxProcs::Off => "off".into(), MaxProcs::Given(n) => n.to_string() };

@@ -89,6 +89,10 @@ fn errors_name_file_line_column_and_what_was_meant() {
             "p.toml:2:8: network \"hots\": write private, host or ns:PATH, as in ns:/run/netns/acme",
         ),
         (
+            "[process]\nwrite_execute = \"denied\"\n",
+            "p.toml:2:17: unknown value `denied`, expected `allow` or `deny`",
+        ),
+        (
             "[require]\nlandlock = \"loose\"\n",
             "p.toml:2:12: unknown value `loose`, expected `strict` or `best-effort`",
         ),

@@ -143,6 +143,16 @@ pub enum OnDeny {
     Kill,
 }
 
+/// Whether a tenant may do what some honest programs need and most do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Permit {
+    /// It may.
+    Allow,
+    /// It may not.
+    Deny,
+}
+
 /// Whether a protection has to be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

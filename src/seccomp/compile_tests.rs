@@ -263,6 +263,76 @@ fn agrees_with_seccompiler() {
     }
 }
 
+/// The rules of `go-runtime` with these calls besides, in a private network.
+fn base(allow: &[&str], deny: &[&str]) -> Rules {
+    let names = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+    let (groups, allow, deny) = (names(&["go-runtime"]), names(allow), names(deny));
+    let (groups, allow, deny) = (groups.as_slice(), allow.as_slice(), deny.as_slice());
+    let (network, on_deny) = (&NetworkMode::Private, OnDeny::Errno);
+    resolve(Wanted { groups, allow, deny, kill: &[], on_deny, network }).unwrap()
+}
+
+/// Where a policy denies it, nothing that was written becomes code, whatever else
+/// is set in an argument; and what is no code is as it was.
+#[test]
+fn what_is_written_and_what_is_executed_are_apart() {
+    use crate::policy::Permit::{Allow, Deny};
+    const WRITE: u64 = 2;
+    const EXECUTE: u64 = 4;
+    let resolved = base(&["pkey_mprotect", "shmat"], &[]);
+    let free = resolved.clone().keep_code(Allow, Deny).unwrap();
+    assert_eq!(free, resolved);
+    let held = resolved.keep_code(Deny, Deny).unwrap();
+    for arch in [Arch::X86_64, Arch::Aarch64] {
+        let number = |call: &str| arch.number(call).unwrap();
+        let mut calls: Vec<Call> = Vec::new();
+        let mut shut: Vec<bool> = Vec::new();
+        for high in [0, 1 << 32, 1 << 63] {
+            for prot in (0..16).map(|prot| prot | high) {
+                let code = prot & EXECUTE != 0;
+                // The type of mapping in the low four bits: MAP_SHARED is 1,
+                // MAP_PRIVATE 2, MAP_SHARED_VALIDATE 3, MAP_DROPPABLE 8.
+                for flags in (0..64).map(|flags| flags | high) {
+                    let private = flags & 0xf == 2;
+                    calls.push((number("mmap"), [0, 1, prot, flags, 0, 0]));
+                    shut.push(code && (prot & WRITE != 0 || !private));
+                }
+                for call in ["mprotect", "pkey_mprotect"] {
+                    calls.push((number(call), [0, 1, prot, 0, 0, 0]));
+                    shut.push(code);
+                }
+            }
+            // SHM_EXEC, shmat(2).
+            for (flags, code) in [(0, false), (0o10_000, false), (0o110_000, true)] {
+                calls.push((number("shmat"), [0, 0, flags | high, 0, 0, 0]));
+                shut.push(code);
+            }
+        }
+        let program = |rules: &Rules| as_native(compile(rules, arch), arch);
+        let all = vec![RET_ALLOW; calls.len()];
+        compare("free", &calls, &answers(&program(&free), &calls), &all);
+        let want: Vec<u32> =
+            shut.iter().map(|&shut| if shut { errno(13) } else { RET_ALLOW }).collect();
+        compare("held", &calls, &answers(&program(&held), &calls), &want);
+    }
+}
+
+/// A file in memory is one that is never executed, unless the policy says so.
+#[test]
+fn files_in_memory_are_sealed() {
+    use crate::policy::Permit::{Allow, Deny};
+    let rules = |permit, deny| base(&["memfd_create"], deny).keep_code(Allow, permit).unwrap();
+    let arch = Arch::native();
+    let number = arch.number("memfd_create").unwrap();
+    // MFD_CLOEXEC 1, MFD_ALLOW_SEALING 2, MFD_NOEXEC_SEAL 8, MFD_EXEC 16.
+    let calls = [0, 3, 16, 8, 11].map(|flags| (number, [0, flags, 0, 0, 0, 0]));
+    let got = |rules: &Rules| answers(&compile(rules, arch), &calls);
+    let sealed = [errno(13), errno(13), errno(13), RET_ALLOW, RET_ALLOW];
+    assert_eq!(got(&rules(Deny, &[])), sealed);
+    assert_eq!(got(&rules(Allow, &[])), [RET_ALLOW; 5]);
+    assert_eq!(got(&rules(Allow, &["memfd_create"])), [errno(1); 5]);
+}
+
 /// A program of many conditions is longer than a conditional jump reaches.
 #[test]
 fn far_targets_are_reached() {

@@ -113,6 +113,14 @@ const F_SETOWN_EX: u64 = 15;
 const F_SETLEASE: u64 = 1024;
 const F_NOTIFY: u64 = 1026;
 
+const MFD_NOEXEC_SEAL: u64 = 0x8;
+const PROT_WRITE: u64 = 0x2;
+const PROT_EXEC: u64 = 0x4;
+const MAP_PRIVATE: u64 = 0x2;
+/// Below the flags of mmap(2): include/uapi/asm-generic/mman-common.h.
+const MAP_TYPE: u64 = 0xf;
+const SHM_EXEC: u64 = 0o100_000;
+
 /// (level, option) of setsockopt(2) that Go's net and golang.org/x/net set.
 const SOCKET_OPTIONS: [(u64, u64); 22] = [
     (1, 2),   // SOL_SOCKET: SO_REUSEADDR
@@ -148,6 +156,25 @@ pub const OWN_SOCKET_OPTIONS: [(u64, u64); 3] = [
 
 fn socket_options() -> Vec<Clause> {
     SOCKET_OPTIONS.iter().map(|&(l, o)| vec![int(1, l), int(2, o)]).collect()
+}
+
+/// The answer to `name`, one of the calls that make memory executable, where
+/// nothing that was written may be. Refused as PR_SET_MDWE does (mm/mprotect.c).
+///
+/// What is executable comes from files that exec or mmap map privately, which lie
+/// on read-only or noexec mounts. Shared memory is left out for code altogether:
+/// another mapping of it, of this process or of a child, could be writable.
+pub(super) fn write_or_execute(name: &str) -> Verdict {
+    let clauses = match name {
+        "mmap" => vec![
+            vec![bits(2, PROT_EXEC, 0)],
+            vec![bits(2, PROT_WRITE | PROT_EXEC, PROT_EXEC), bits(3, MAP_TYPE, MAP_PRIVATE)],
+        ],
+        "shmat" => vec![vec![bits(2, SHM_EXEC, 0)]],
+        // mprotect and pkey_mprotect: what is not code does not become it.
+        _ => vec![vec![bits(2, PROT_EXEC, 0)]],
+    };
+    Verdict::when(clauses, Answer::Allow, Answer::Refuse(EACCES))
 }
 
 /// The answer to `name` where a policy gives it out.
@@ -263,6 +290,13 @@ pub(super) fn verdict(name: &str, network: &NetworkMode) -> Verdict {
         "prlimit64" | "sched_getaffinity" | "sched_setaffinity" => one_of(0, &[0]),
         "setpriority" | "getpriority" => when(vec![vec![int(0, 0), int(1, 0)]]),
         "kill" | "tgkill" | "pidfd_open" => when(vec![vec![int_not(0, 1)]]),
+        // A file without a name, on a file system that is not mounted, so that
+        // neither noexec nor Landlock reaches it: only one that can never be
+        // executed (MFD_NOEXEC_SEAL, Linux 6.3). Refused as vm.memfd_noexec=2 does.
+        // execveat needs nothing of its own: it executes what execve can reach.
+        "memfd_create" => {
+            when_else(vec![vec![bits(1, MFD_NOEXEC_SEAL, MFD_NOEXEC_SEAL)]], Answer::Refuse(EACCES))
+        }
         // S_IFIFO only. Device nodes would not open, and need not be made.
         "mknodat" => when(vec![vec![bits(2, 0xf000, 0x1000)]]),
         // Read and set for the caller's own persona only, and only the default.

@@ -14,6 +14,7 @@ mod explain;
 mod foreign;
 mod groups;
 mod intersect;
+mod memory;
 pub mod oci;
 mod parameters;
 mod table;
