@@ -15,7 +15,7 @@ mod number {
     pub(crate) const GETPPID: &str = "110";
     pub(crate) const MOUNT: &str = "165,s:/dev/sda,s:/mnt,s:ext4,0x20";
     pub(crate) const PTRACE: &str = "101,16,7";
-    pub(crate) const MEMFD: &str = "319,s:x,1";
+    pub(crate) const MEMFD: &str = "319,s:x,9";
     pub(crate) const PACKET: &str = "41,17,3,0";
     pub(crate) const REBOOT: &str = "169,0,0,0,0";
 }
@@ -25,7 +25,7 @@ mod number {
     pub(crate) const GETPPID: &str = "173";
     pub(crate) const MOUNT: &str = "40,s:/dev/sda,s:/mnt,s:ext4,0x20";
     pub(crate) const PTRACE: &str = "117,16,7";
-    pub(crate) const MEMFD: &str = "279,s:x,1";
+    pub(crate) const MEMFD: &str = "279,s:x,9";
     pub(crate) const PACKET: &str = "198,17,3,0";
     pub(crate) const REBOOT: &str = "142,0,0,0,0";
 }
@@ -93,7 +93,7 @@ fn a_flood_is_counted_and_shown_twice() {
     // A second run adds to it.
     calls([number::MEMFD, number::PTRACE]).of(&sandbox).run();
     let text_form = explained(&sandbox.tenant, &[]);
-    assert!(text_form.contains("memfd_create(uname=\"x\", flags=0x1) = EPERM, 5001 times, last "));
+    assert!(text_form.contains("memfd_create(uname=\"x\", flags=0x9) = EPERM, 5001 times, last "));
     let proposal = "\n[syscalls]\nallow = [\n  \"memfd_create\",  # refused 5001 times\n]\n";
     assert!(text_form.ends_with(proposal), "{text_form}");
     // What it proposes does what it says.

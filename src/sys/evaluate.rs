@@ -5,6 +5,8 @@
 //! says, so any number and any argument may be tried; what comes back is the
 //! answer that the kernel found.
 
+#![allow(clippy::unwrap_used)]
+
 use nix::errno::Errno;
 use nix::unistd::alarm;
 
