@@ -1,11 +1,13 @@
 //! Rules → BPF: one program with every answer, as a binary tree over ranges of
 //! call numbers.
 //!
-//! A chain of compares, one a call, takes the kernel four times as long to load,
-//! because it runs the program for every call number to fill its cache of
-//! constant answers (kernel/seccomp.c, seccomp_cache_prepare). Only loads of
-//! number and architecture, jumps, AND and returns stand in front of an answer
-//! without conditions, since that is what the cache understands.
+//! A chain of compares, one a call, takes the kernel nine times as long to load
+//! (`make bench-seccomp`): it compiles every instruction, and it runs the program
+//! for every call number to fill its cache of constant answers (kernel/seccomp.c,
+//! seccomp_cache_prepare). So the program is short, and as shallow for numbers
+//! that nobody uses as for others. Only loads of number and architecture, jumps,
+//! AND and returns stand in front of an answer without conditions, since that is
+//! what the cache understands.
 
 use syscalls::{aarch64, x86_64};
 
@@ -125,43 +127,68 @@ fn errno(errno: i32) -> u32 {
 
 /// The program for `rules`. Calls that `arch` does not have are left out.
 pub fn compile(rules: &Rules, arch: Arch) -> Vec<Instruction> {
-    let mut numbered: Vec<(u32, &Verdict)> = rules
-        .calls
-        .iter()
-        .filter_map(|(name, verdict)| arch.number(name).map(|number| (number, verdict)))
-        .collect();
-    numbered.sort_by_key(|(number, _)| *number);
+    let reversed = Vec::with_capacity(512);
+    let mut program = Backwards { on_deny: rules.on_deny, reversed, answers: Vec::new() };
+    let unknown_from = arch.unknown_from();
+    let other = Leads::To(program.action(Answer::Refuse(libc_errno::EPERM)));
+    let mut answers = vec![other; unknown_from as usize];
+    for (name, verdict) in &rules.calls {
+        if let Some(answer) = arch.number(name).and_then(|n| answers.get_mut(n as usize)) {
+            let always = verdict.cases.is_empty().then(|| program.action(verdict.last));
+            *answer = always.map_or(Leads::On(verdict), Leads::To);
+        }
+    }
 
     // Ranges by their first number, neighbours with the same answer joined.
-    let other = Answer::Refuse(libc_errno::EPERM).into();
-    let unknown = Answer::Refuse(libc_errno::ENOSYS).into();
-    let mut ranges: Vec<(u32, &Verdict)> = Vec::with_capacity(numbered.len() * 2);
-    let mut next = 0;
-    for (number, verdict) in numbered {
-        if number > next {
-            ranges.push((next, &other));
-        }
-        ranges.push((number, verdict));
-        next = number + 1;
+    let mut ranges: Vec<Range<'_>> = (0..).zip(answers).collect();
+    let unknown = program.action(Answer::Refuse(libc_errno::ENOSYS));
+    ranges.push((unknown_from, Leads::To(unknown)));
+    if arch == Arch::X86_64 {
+        ranges.push((X32_BIT, Leads::To(RET_KILL_PROCESS)));
     }
-    if next < arch.unknown_from() {
-        ranges.push((next, &other));
-    }
-    ranges.push((arch.unknown_from().max(next), &unknown));
     ranges.dedup_by(|later, earlier| later.1 == earlier.1);
 
-    let mut program =
-        Backwards { on_deny: rules.on_deny, reversed: Vec::new(), answers: Vec::new() };
     let kill = program.answer(RET_KILL_PROCESS);
-    let mut entry = program.tree(&ranges);
-    if arch == Arch::X86_64 {
-        entry = program.branch(JUMP_GE, X32_BIT, kill, entry);
-    }
+    let entry = program.tree(&leaves(&ranges), unknown_from);
     program.load(NUMBER, entry);
     let entry = program.next();
     program.branch(JUMP_EQ, arch.audit(), entry, kill);
     program.load(ARCHITECTURE, program.next());
     program.finish()
+}
+
+/// What a number leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leads<'a> {
+    /// The constant of a RETURN.
+    To(u32),
+    /// Conditions.
+    On(&'a Verdict),
+}
+
+/// From this number to the next range.
+type Range<'a> = (u32, Leads<'a>);
+
+/// Ranges that one leaf of the tree answers: the first and every second after it
+/// have the same answer, and those in between are single numbers, for which a
+/// test for equality is enough. With more than two of them the others would be
+/// looked at too often.
+fn leaves<'a, 'b>(mut ranges: &'b [Range<'a>]) -> Vec<&'b [Range<'a>]> {
+    let mut leaves = Vec::with_capacity(ranges.len());
+    while let Some(first) = ranges.first() {
+        let mut len = 1;
+        while let [(single, _), after] = ranges.get(len..len + 2).unwrap_or_default()
+            && after.0 == single + 1
+            && after.1 == first.1
+            && len < 5
+        {
+            len += 2;
+        }
+        let (leaf, rest) = ranges.split_at(len);
+        leaves.push(leaf);
+        ranges = rest;
+    }
+    leaves
 }
 
 /// A place in the program, counted from its end. Jumps in BPF go forward only,
@@ -215,15 +242,6 @@ impl Backwards {
         place
     }
 
-    /// The answer to a call that is refused with `value`.
-    fn refuse(&mut self, value: i32) -> Place {
-        self.answer(match self.on_deny {
-            OnDeny::Log => RET_ASK,
-            OnDeny::Kill if value != libc_errno::ENOSYS => RET_KILL_PROCESS,
-            OnDeny::Errno | OnDeny::Kill => errno(value),
-        })
-    }
-
     /// `target`, or something within reach that leads there.
     fn near(&mut self, target: Place) -> Place {
         if self.distance(target) + 2 <= REACH {
@@ -231,7 +249,7 @@ impl Backwards {
         }
         let instruction = self.reversed[target.0];
         if instruction.code == RETURN {
-            return self.push(RETURN, 0, 0, instruction.k);
+            return self.answer(instruction.k);
         }
         // A program has at most 4096 instructions (BPF_MAXINSNS), which fits.
         #[allow(clippy::cast_possible_truncation)]
@@ -255,22 +273,40 @@ impl Backwards {
         self.push(LOAD, 0, 0, offset);
     }
 
-    /// The tree over `ranges`, which are sorted by their first number. The
-    /// accumulator holds the number.
-    fn tree(&mut self, ranges: &[(u32, &Verdict)]) -> Place {
-        match ranges {
-            [] => self.refuse(libc_errno::EPERM),
-            [(_, verdict)] => self.verdict(verdict),
-            _ => {
-                let (low, high) = ranges.split_at(ranges.len() / 2);
-                let yes = self.tree(high);
-                let no = self.tree(low);
-                self.branch(JUMP_GE, high[0].0, yes, no)
+    /// The tree over `leaves`, which are sorted by their first number. The
+    /// accumulator holds the number. The two halves have as many numbers below
+    /// `end`, and not as many leaves: numbers are what the kernel tries.
+    fn tree(&mut self, leaves: &[&[Range<'_>]], end: u32) -> Place {
+        let start = |leaf: &[Range<'_>]| leaf.first().map_or(end, |range| range.0.min(end));
+        match leaves {
+            [] => self.given(Answer::Refuse(libc_errno::EPERM)),
+            [leaf] => self.leaf(leaf),
+            [first, .., last] => {
+                let middle = u32::midpoint(start(first), start(last));
+                let at = leaves.partition_point(|leaf| start(leaf) <= middle);
+                let (low, high) = leaves.split_at(at.clamp(1, leaves.len() - 1));
+                let yes = self.tree(high, end);
+                let no = self.tree(low, end);
+                self.branch(JUMP_GE, high[0][0].0, yes, no)
             }
         }
     }
 
-    fn verdict(&mut self, verdict: &Verdict) -> Place {
+    /// One answer, but for single numbers at every second place.
+    fn leaf(&mut self, ranges: &[Range<'_>]) -> Place {
+        let all = self.led(ranges[0].1);
+        ranges.iter().skip(1).step_by(2).rev().fold(all, |otherwise, &(number, leads)| {
+            let then = self.led(leads);
+            self.branch(JUMP_EQ, number, then, otherwise)
+        })
+    }
+
+    /// Where a number leads.
+    fn led(&mut self, leads: Leads<'_>) -> Place {
+        let verdict = match leads {
+            Leads::To(value) => return self.answer(value),
+            Leads::On(verdict) => verdict,
+        };
         let last = self.given(verdict.last);
         verdict.cases.iter().rev().fold(last, |otherwise, case| {
             let yes = self.given(case.answer);
@@ -279,12 +315,17 @@ impl Backwards {
     }
 
     fn given(&mut self, answer: Answer) -> Place {
-        match answer {
-            Answer::Allow => self.answer(RET_ALLOW),
-            Answer::Errno(value) => self.answer(errno(value)),
-            Answer::Refuse(value) => self.refuse(value),
-            Answer::Kill => self.answer(RET_KILL_PROCESS),
-            Answer::Ask => self.answer(RET_ASK),
+        self.answer(self.action(answer))
+    }
+
+    /// The constant that stands for an answer.
+    fn action(&self, answer: Answer) -> u32 {
+        match (answer, self.on_deny) {
+            (Answer::Allow, _) => RET_ALLOW,
+            (Answer::Errno(value), _) | (Answer::Refuse(value), OnDeny::Errno) => errno(value),
+            (Answer::Refuse(libc_errno::ENOSYS), OnDeny::Kill) => errno(libc_errno::ENOSYS),
+            (Answer::Refuse(_), OnDeny::Kill) | (Answer::Kill, _) => RET_KILL_PROCESS,
+            (Answer::Refuse(_), OnDeny::Log) | (Answer::Ask, _) => RET_ASK,
         }
     }
 
@@ -302,14 +343,22 @@ impl Backwards {
             }
         }
         let mut next = no;
+        let mut written: Vec<(Vec<&[Condition]>, Place)> = Vec::new();
         for value in values.into_iter().rev() {
             let rest: Vec<&[Condition]> = clauses
                 .iter()
                 .filter(|clause| clause.first().and_then(field).is_some_and(|f| f.2 == value))
                 .map(|clause| &clause[1..])
                 .collect();
-            let then =
-                if rest.iter().any(|r| r.is_empty()) { yes } else { self.any(&rest, yes, no) };
+            let then = if rest.iter().any(|r| r.is_empty()) {
+                yes
+            } else if let Some((_, then)) = written.iter().find(|(other, _)| *other == rest) {
+                *then
+            } else {
+                let then = self.any(&rest, yes, no);
+                written.push((rest, then));
+                then
+            };
             next = self.branch(JUMP_EQ, value, then, next);
         }
         if mask != u32::MAX {
@@ -321,7 +370,18 @@ impl Backwards {
 
     /// `yes` if every condition of the clause holds.
     fn all(&mut self, clause: &[Condition], yes: Place, no: Place) -> Place {
-        clause.iter().rev().fold(yes, |then, condition| self.condition(*condition, then, no))
+        clause.iter().rev().fold(yes, |then, condition| {
+            // What this one loads is there still, if it is one half and has no mask.
+            let load = Instruction { code: LOAD, jt: 0, jf: 0, k: low_half(*condition) };
+            let kept = condition.width == Width::Int
+                && matches!(condition.operator, Operator::Is(_) | Operator::IsNot(_));
+            let mut then = then;
+            if kept && then != yes && self.reversed.last() == Some(&load) {
+                self.reversed.pop();
+                then = self.next();
+            }
+            self.condition(*condition, then, no)
+        })
     }
 
     fn condition(&mut self, condition: Condition, yes: Place, no: Place) -> Place {

@@ -389,16 +389,19 @@ fn any_rules_are_compiled_to_what_they_say() {
         };
         (0..=below(3)).map(|_| (0..=below(2)).map(|_| condition(&mut below)).collect()).collect()
     };
-    let calls = Arch::X86_64.calls().take(80).enumerate().map(|(i, (call, _))| {
-        let own = Answer::Refuse(i32::try_from(i).unwrap() + 1);
-        let answers = [Answer::Allow, Answer::Ask, Answer::Kill, own, Answer::Errno(13)];
-        let cases = (0..=i % 3).map(|n| Case { clauses: clauses(), answer: answers[(i + n) % 5] });
-        (call, Verdict { cases: cases.collect(), last: answers[(i + 4) % 5] })
-    });
-    let rules = Rules { calls: calls.collect(), on_deny: OnDeny::Errno, watched: false };
-    let program = as_native(compile(&rules, Arch::X86_64), Arch::X86_64);
-    let (calls, want) = tried(&rules, Arch::X86_64);
-    compare("any", &calls, &answers(&program, &calls), &want);
+    for round in 0..6 {
+        let calls = Arch::X86_64.calls().take(80).enumerate().map(|(i, (call, _))| {
+            let own = Answer::Refuse(i32::try_from(i).unwrap() + 1);
+            let answers = [Answer::Allow, Answer::Ask, Answer::Kill, own, Answer::Errno(13)];
+            let case = |n: usize, clauses| Case { clauses, answer: answers[(i + n) % 5] };
+            let cases = (0..=i % 3).map(|n| case(n, clauses())).collect();
+            (call, Verdict { cases, last: answers[(i + 4) % 5] })
+        });
+        let rules = Rules { calls: calls.collect(), on_deny: OnDeny::Errno, watched: false };
+        let program = as_native(compile(&rules, Arch::X86_64), Arch::X86_64);
+        let (calls, want) = tried(&rules, Arch::X86_64);
+        compare(&format!("any {round}"), &calls, &answers(&program, &calls), &want);
+    }
 }
 
 /// What init and the broker live under: their own calls, and death for others.
