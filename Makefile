@@ -88,6 +88,10 @@ bench-broker: build ## time requests, dials, listeners and launches with and wit
 	@examples/build $(GO) hello plain dials
 	@tests/bench/run broker $(BIN)
 
+.PHONY: bench-seccomp
+bench-seccomp: rust ## time system calls under the filter, and making and loading it
+	@$(CARGO) bench --quiet --bench seccomp
+
 PREFIX   ?= /usr/local
 UNITDIR  ?= $(PREFIX)/lib/systemd/system
 .PHONY: install
