@@ -35,6 +35,8 @@ setup: rust ## install what the tests need, with a line for each
 	@tests/need curl curl
 	@tests/need ip iproute2
 	@tests/need wrk wrk || echo "SKIPPED: no wrk" >&2
+	@tests/need python3 python3
+	@tests/unpack /usr/share/containers/seccomp.json golang-github-containers-common
 	@tests/unpack /usr/bin/caddy caddy
 	@tests/unpack /usr/bin/prometheus prometheus
 	@tests/unpack '/usr/lib/postgresql/*/bin/initdb' postgresql
