@@ -53,7 +53,14 @@ impl Arch {
     pub fn number(self, name: &str) -> Option<u32> {
         match self {
             Self::X86_64 => name.parse::<x86_64::Sysno>().ok().map(|n| n as u32),
-            Self::Aarch64 => name.parse::<aarch64::Sysno>().ok().map(|n| n as u32),
+            Self::Aarch64 => match name {
+                "newfstatat" => Some(79),
+                _ => name
+                    .parse::<aarch64::Sysno>()
+                    .ok()
+                    .filter(|n| aarch64_name(*n) == Some(name))
+                    .map(|n| n as u32),
+            },
         }
     }
 
@@ -69,7 +76,7 @@ impl Arch {
             Self::Aarch64 => Box::new(
                 (0..aarch64::Sysno::table_size())
                     .filter_map(aarch64::Sysno::new)
-                    .map(|n| (n.name(), n as u32)),
+                    .filter_map(|n| Some((aarch64_name(n)?, n as u32))),
             ),
         }
     }
@@ -79,7 +86,7 @@ impl Arch {
         let number = number as usize;
         match self {
             Self::X86_64 => x86_64::Sysno::new(number).map(|n| n.name()),
-            Self::Aarch64 => aarch64::Sysno::new(number).map(|n| n.name()),
+            Self::Aarch64 => aarch64::Sysno::new(number).and_then(aarch64_name),
         }
     }
 
@@ -95,6 +102,17 @@ impl Arch {
             Self::X86_64 => x86_64::Sysno::last() as u32 + 1,
             Self::Aarch64 => aarch64::Sysno::last() as u32 + 1,
         }
+    }
+}
+
+/// The kernel's name of a call, include/uapi/asm-generic/unistd.h: the crate has
+/// another for one of them, and calls for 64-bit time that only 32-bit
+/// architectures need and have.
+fn aarch64_name(call: aarch64::Sysno) -> Option<&'static str> {
+    match call.id() {
+        79 => Some("newfstatat"),
+        403..=423 => None,
+        _ => Some(call.name()),
     }
 }
 

@@ -181,6 +181,20 @@ fn every_number_gets_the_answer_of_the_rules() {
     }
 }
 
+#[test]
+fn every_call_that_has_a_number_is_listed() {
+    for arch in [Arch::X86_64, Arch::Aarch64] {
+        let calls: Vec<_> = arch.calls().collect();
+        assert!(calls.iter().all(|(name, number)| arch.number(name) == Some(*number)));
+        assert_eq!(calls.last().unwrap().1 + 1, arch.unknown_from());
+    }
+    let arm = |name| Arch::Aarch64.number(name);
+    assert_eq!((arm("newfstatat"), arm("fstatat"), arm("ppoll_time64")), (Some(79), None, None));
+    assert_eq!((arm("ppoll"), arm("pidfd_send_signal")), (Some(73), Some(424)));
+    // include/uapi/asm-generic/unistd.h of Linux 6.17.
+    assert!(Arch::Aarch64.calls().any(|call| call == ("file_setattr", 469)));
+}
+
 /// i386 by its own gate, and what every other architecture looks like: the
 /// kernel of this one running a filter for another.
 #[test]
