@@ -10,6 +10,7 @@
 
 #[cfg(test)]
 pub(crate) mod counting;
+#[cfg(test)]
 pub mod evaluate;
 pub mod fd;
 pub mod landlock;
