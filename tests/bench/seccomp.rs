@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Instant;
 
 use gosandbox::policy::{self, NetworkMode, Policy};
-use gosandbox::seccomp::{self, Arch, Condition, Operator, Rules, Width};
+use gosandbox::seccomp::{self, Answer, Arch, Clause, Condition, Operator, Rules, Wanted, Width};
 use gosandbox::sys;
 use gosandbox::sys::seccomp::Instruction;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -34,6 +34,9 @@ const ALLOWED: [Allowed; 3] = [
     ("fcntl(F_GETFD)", "command, with five", || fcntl(io::stdin(), FcntlArg::F_GETFD).is_ok()),
     ("prctl(PR_GET_DUMPABLE)", "option, third of ten", || get_dumpable().is_ok()),
 ];
+
+/// Where a policy has no exec, this opens the one execve that starts the tenant; any numbers are as good.
+const KEY: [u64; 3] = [1, 2, 3];
 
 fn setting(name: &str, default: usize) -> Result<usize> {
     match env::var(name) {
@@ -85,8 +88,9 @@ fn micros(since: Instant) -> f64 {
 }
 
 fn rules(policy: &Policy, network: &NetworkMode) -> Result<Rules> {
-    let s = &policy.syscalls;
-    seccomp::resolve(&s.groups.value, &s.allow.value, &s.deny.value, network)
+    let process = &policy.process;
+    seccomp::resolve(Wanted::of(&policy.syscalls, network))?
+        .keep_code(process.write_execute.value, process.memfd_execute.value)
 }
 
 /// What seccompiler makes of the calls that are carried out, with their conditions. It knows one answer for all others.
@@ -102,20 +106,23 @@ fn by_seccompiler(
             Operator::Is(value) => (SeccompCmpOp::Eq, value),
             Operator::IsNot(value) => (SeccompCmpOp::Ne, value),
             Operator::Masked(mask, value) => (SeccompCmpOp::MaskedEq(mask), value),
+            Operator::Less(value) => (SeccompCmpOp::Lt, value),
+            Operator::AtMost(value) => (SeccompCmpOp::Le, value),
+            Operator::AtLeast(value) => (SeccompCmpOp::Ge, value),
+            Operator::More(value) => (SeccompCmpOp::Gt, value),
         };
         SeccompCondition::new(c.argument, width, operator, value)
     };
-    let rule = |clause: &Vec<Condition>| {
+    let rule = |clause: &Clause| {
         SeccompRule::new(clause.iter().map(condition).collect::<std::result::Result<_, _>>()?)
     };
     let mut chain = BTreeMap::new();
     for (call, verdict) in &rules.calls {
-        let clauses = match verdict {
-            seccomp::Verdict::Allow => &[],
-            verdict => match verdict.clauses() {
-                Some(clauses) => clauses,
-                None => continue,
-            },
+        let case = verdict.cases.first().filter(|case| case.answer == Answer::Allow);
+        let clauses = match case {
+            Some(case) => case.clauses.as_slice(),
+            None if verdict.is(Answer::Allow) => &[],
+            None => continue,
         };
         if let Some(number) = Arch::native().number(call) {
             let clauses = clauses.iter().map(rule).collect::<std::result::Result<_, _>>()?;
@@ -177,11 +184,12 @@ fn make(policy: &Policy, network: &NetworkMode, compiler: Compiler) -> Result<(u
     let resolved = micros(start);
     let start = Instant::now();
     let filter = match compiler {
-        Compiler::Ours => seccomp::compile(&rules, Arch::native()),
+        Compiler::Ours => seccomp::compile(&rules.for_filter(KEY), Arch::native()),
         Compiler::Seccompiler => by_seccompiler(&rules).map_err(|e| e.to_string())?,
     };
     let compiled = micros(start);
-    let listener = compiler == Compiler::Ours && rules.asked().count() > 0;
+    // BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF
+    let listener = filter.iter().any(|i| i.code == 0x06 && i.k == 0x7fc0_0000);
     let loaded = thread::scope(|scope| scope.spawn(|| load(&filter, listener)).join())
         .map_err(|_| "a thread ended".to_owned())??;
     Ok((filter.len(), [resolved, compiled, loaded]))
@@ -263,7 +271,7 @@ fn bench() -> Result<()> {
         return Ok(());
     }
     let web = rules(&shipped("web")?, &NetworkMode::Private)?;
-    measure_calls(&seccomp::compile(&web, Arch::native()), setting("ROUNDS", 41)?)?;
+    measure_calls(&seccomp::compile(&web.for_filter(KEY), Arch::native()), setting("ROUNDS", 41)?)?;
     measure_making(setting("LOADS", 301)?)
 }
 
