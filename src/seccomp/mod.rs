@@ -29,6 +29,8 @@ pub use parameters::{Kind, Parameter, parameters, written};
 pub use table::table;
 pub use verdicts::{Reply, Row, verdict_table, verdicts};
 
+use std::borrow::Cow;
+
 use crate::policy::{NetworkMode, OnDeny, sections};
 
 /// The answer to one system call: that of the first case that holds, else the
@@ -204,12 +206,17 @@ impl Rules {
 
     /// What the filter is compiled from: these rules, with the one execve that
     /// `key` opens, and where they are watched, every allowed call asked about.
-    #[must_use]
-    pub fn for_filter(&self, key: [u64; 3]) -> Self {
-        let mut rules = self.clone();
+    pub fn for_filter(&self, key: [u64; 3]) -> Cow<'_, Self> {
         if !self.watched {
-            return rules.with_exec_key(key);
+            // A copy takes as long as compiling.
+            let open = self.get("execve").is_some_and(|verdict| verdict.is(Answer::Allow));
+            return if open {
+                Cow::Borrowed(self)
+            } else {
+                Cow::Owned(self.clone().with_exec_key(key))
+            };
         }
+        let mut rules = self.clone();
         let unwatched = |name: &str| {
             GROUPS.iter().any(|group| group.name == UNWATCHED && group.calls.contains(&name))
         };
@@ -218,7 +225,7 @@ impl Rules {
                 *verdict = Answer::Ask.into();
             }
         }
-        rules.with_exec_key(key)
+        Cow::Owned(rules.with_exec_key(key))
     }
 
     fn count(&self, wanted: impl Fn(&Verdict) -> bool) -> usize {
@@ -399,9 +406,10 @@ pub fn resolve_watched(wanted: Wanted<'_>) -> Result<Rules, String> {
 
 /// The one static copy of a call's name; an error for a name that is no call.
 fn known(name: &str) -> Result<&'static str, String> {
-    Arch::native().calls().find(|(known, _)| *known == name).map(|(known, _)| known).ok_or_else(
-        || format!("no system call is called {name:?} on this machine (see syscalls(2))"),
-    )
+    let arch = Arch::native();
+    arch.number(name).and_then(|number| arch.call(number)).ok_or_else(|| {
+        format!("no system call is called {name:?} on this machine (see syscalls(2))")
+    })
 }
 
 /// The three errno values that filters answer with. They are the same on every
