@@ -34,6 +34,8 @@ setup: rust ## install what the tests need, with a line for each
 	@tests/need strace strace
 	@tests/need curl curl
 	@tests/need ip iproute2
+	@tests/need readelf binutils
+	@tests/need git git
 	@tests/need wrk wrk || echo "SKIPPED: no wrk" >&2
 	@tests/need python3 python3
 	@tests/unpack /usr/share/containers/seccomp.json golang-github-containers-common

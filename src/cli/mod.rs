@@ -2,6 +2,7 @@
 
 mod check;
 mod explain;
+mod inspect;
 mod learn;
 mod options;
 mod plan;
@@ -61,6 +62,9 @@ enum Command {
     /// What was a tenant refused, and what would allow it?
     #[command(before_help = "Example: gosandbox explain acme")]
     Explain(explain::ExplainOptions),
+    /// What a binary is: Go release, modules, revision, linking
+    #[command(before_help = "Example: gosandbox inspect ./app")]
+    Inspect(inspect::InspectOptions),
     /// Can this machine do it? One line a facility
     #[command(before_help = "Example: gosandbox check")]
     Check,
@@ -121,6 +125,7 @@ pub fn main() -> Status {
         Command::Units(options) => units::units(&options),
         Command::Learn(options) => learn::learn(&options),
         Command::Explain(options) => explain::explain(&options),
+        Command::Inspect(options) => inspect::inspect(&options),
         Command::Check => check::check(),
     }
 }

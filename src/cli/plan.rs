@@ -71,7 +71,7 @@ fn text(options: &PlanOptions) -> Result<String, Refusal> {
     let data = serde_json::json!({
         "tenant": known.plan.tenant,
         "binary": known.binary.path,
-        "go": crate::golang::go_version(&known.file),
+        "go": known.binary.go.as_ref().ok().map(|go| crate::value::escape(&go.go)),
         "steps": known.plan.steps(),
         "missing": known.plan.missing,
         "notes": known.plan.notes,

@@ -1,8 +1,30 @@
 //! What gosandbox knows about Go: the ELF file with its build information, and
 //! the settings of the runtime.
 
+mod buildinfo;
 mod elf;
 mod runtime;
 
-pub use elf::{ElfError, go_version, read};
+pub use buildinfo::{BuildInfo, Module, NoBuildInfo};
+pub use elf::{Elf, ElfError, Linkage};
 pub use runtime::{max_procs, memory_limit};
+
+use std::fs::File;
+use std::path::Path;
+
+use crate::plan::BinaryFacts;
+
+/// Reads what the plan needs to know about `file`, which was opened as `path`.
+///
+/// # Errors
+/// [`ElfError`] where it could not be executed anyway.
+pub fn read(file: &File, path: &Path) -> Result<BinaryFacts, ElfError> {
+    let elf = Elf::parse(file)?;
+    elf.runs_here()?;
+    Ok(BinaryFacts {
+        path: path.to_owned(),
+        interpreter: elf.linkage()?.interpreter,
+        writable_code: elf.writable_code(),
+        go: BuildInfo::read(&elf),
+    })
+}

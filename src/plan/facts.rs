@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use crate::golang::{BuildInfo, NoBuildInfo};
 use crate::value::{HostGid, HostUid};
 
 /// What was read from this machine.
@@ -182,4 +183,6 @@ pub struct BinaryFacts {
     /// Whether its headers ask for memory that is both written and executed: such
     /// a segment, or an executable stack.
     pub writable_code: bool,
+    /// What it says of how Go built it.
+    pub go: Result<BuildInfo, NoBuildInfo>,
 }

@@ -73,7 +73,12 @@ fn laptop() -> HostFacts {
 }
 
 fn binary() -> BinaryFacts {
-    BinaryFacts { path: "/srv/acme/app".into(), interpreter: None, writable_code: false }
+    BinaryFacts {
+        path: "/srv/acme/app".into(),
+        interpreter: None,
+        writable_code: false,
+        go: Err(golang::NoBuildInfo::NotGo),
+    }
 }
 
 fn request(toml: &str) -> Request {
@@ -452,11 +457,8 @@ fn stdin_is_no_door() {
 
 #[test]
 fn a_dynamic_binary_needs_its_interpreter_inside() {
-    let dynamic = BinaryFacts {
-        path: "/srv/acme/app".into(),
-        interpreter: Some("/lib64/ld-linux-x86-64.so.2".into()),
-        ..binary()
-    };
+    let dynamic =
+        BinaryFacts { interpreter: Some("/lib64/ld-linux-x86-64.so.2".into()), ..binary() };
     let error = resolve(&request(""), &host(), &dynamic).unwrap_err();
     assert!(error.refused && error.message.contains("CGO_ENABLED=0"), "{error}");
 }
