@@ -29,6 +29,8 @@ enum By {
     /// Root, in a private network. strace counts calls for each process, so
     /// the others are made to fail where there is no broker to count as well.
     Private,
+    /// Root, with a policy that asks something of the binary.
+    Asking,
 }
 
 const fn fault(step: Step, call: &'static str, line: &'static str) -> Fault {
@@ -39,6 +41,10 @@ const fn private(step: Step, call: &'static str, line: &'static str) -> Fault {
     Fault { step, call, line, by: By::Private }
 }
 
+const fn asking(step: Step, call: &'static str, line: &'static str) -> Fault {
+    Fault { step, call, line, by: By::Asking }
+}
+
 const fn of_user(step: Step, call: &'static str, line: &'static str) -> Fault {
     Fault { step, call, line, by: By::User }
 }
@@ -47,7 +53,8 @@ const fn of_user(step: Step, call: &'static str, line: &'static str) -> Fault {
 /// faults go by flags, not by paths.
 const FAULTS: &[Fault] = &[
     fault(Step::State, "openat", "/run/gosandbox/"),
-    fault(Step::Open, "fcntl", "F_DUPFD_CLOEXEC, 3)"),
+    asking(Step::Open, "memfd_create", ""),
+    asking(Step::Open, "fcntl", "F_ADD_SEALS"),
     fault(Step::Listen, "bind", "AF_UNIX"),
     fault(Step::Sources, "openat", "\"bin\", O_"),
     fault(Step::Cgroup, "mkdir", "cgroup"),
@@ -74,6 +81,8 @@ const FAULTS: &[Fault] = &[
     fault(Step::Scratch, "mount", "\"tmpfs\", \"dev/shm\""),
     fault(Step::Binds, "move_mount", "\"usr/bin\""),
     fault(Step::Binary, "move_mount", "\"app/"),
+    asking(Step::Binary, "mount", "\"tmpfs\", \"app\""),
+    asking(Step::Binary, "sendfile", ""),
     fault(Step::PivotRoot, "pivot_root", ""),
     fault(Step::PivotRoot, "umount2", "MNT_DETACH"),
     of_user(Step::ReadOnlyRoot, "mount_setattr", "AT_SYMLINK_NOFOLLOW,"),
@@ -145,6 +154,11 @@ fn tenant(dir: &TempDir, user: Option<&Arc<User>>, network: &str) -> Sandbox {
     }
 }
 
+/// And a rule that its binary keeps.
+fn asked(by: By, sandbox: Sandbox) -> Sandbox {
+    if by == By::Asking { sandbox.env("GOSANDBOX_BINARY_STATIC", "true") } else { sandbox }
+}
+
 /// Where strace writes: a file that whoever runs it may make.
 fn log_of(dir: &TempDir, user: Option<&Arc<User>>) -> PathBuf {
     match user {
@@ -202,18 +216,18 @@ fn every_step_can_fail_and_says_so_and_leaves_nothing() {
         return;
     }
     let before = mounts();
-    for by in [By::Root, By::User, By::Private] {
+    for by in [By::Root, By::User, By::Private, By::Asking] {
         let network = if by == By::Private { "private" } else { "host" };
         let dir = TempDir::new();
         let user = (by == By::User).then(User::new);
         let log = log_of(&dir, user.as_ref());
         let place = log.parent().unwrap().to_owned();
-        let normal = tenant(&dir, user.as_ref(), network);
+        let normal = asked(by, tenant(&dir, user.as_ref(), network));
         let output = traced(&normal, &log, &[]);
         assert_eq!(output.code(), Some(0), "{output:?}");
         let trace = std::fs::read_to_string(&log).unwrap();
         for fault in FAULTS.iter().filter(|fault| fault.by == by) {
-            let sandbox = tenant(&dir, user.as_ref(), network);
+            let sandbox = asked(by, tenant(&dir, user.as_ref(), network));
             let label = fault.step.label();
             let (call, when) = (fault.call, position(&trace, fault));
             // Seen where the test fails.

@@ -70,7 +70,7 @@ fn learnt(options: &LearnOptions) -> Result<Status, String> {
 
     let mut learnt = Learnt::default();
     let workdir = policy.process.workdir.value.clone();
-    let status = run::start(&known, &mut |word| {
+    let status = run::start(known, &mut |word| {
         if let Some(news) = learnt.hear(word, &workdir) {
             say(format_args!("tenant {tenant}: {}", crate::value::escape(&news)));
         }

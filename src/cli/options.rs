@@ -186,7 +186,8 @@ impl TenantOptions {
         }
         let learns = matches!(purpose, Purpose::Learn { .. });
         let record = learns || purpose == Purpose::Run;
-        let (binary, file) = open_binary(&tenant, Path::new(name), host::privileged())?;
+        let copy = policy.asks_of_binary().then_some(policy.limits.memory.value);
+        let (binary, file) = open_binary(&tenant, Path::new(name), host::privileged(), copy)?;
         let mut host =
             host::read(roots, &tenant, &policy, record).map_err(|e| at(e.to_string()))?;
         if std::env::var_os(TRIAL).is_some() {
@@ -274,6 +275,7 @@ fn open_binary(
     tenant: &Tenant,
     path: &Path,
     privileged: bool,
+    copy: Option<ByteSize>,
 ) -> Result<(BinaryFacts, File), Refusal> {
     let refuse = |why: String, status| Refusal {
         line: format!("tenant {tenant}: open binary: {}: {why}", path.display()),
@@ -285,6 +287,20 @@ fn open_binary(
         }
         _ => refuse(crate::value::cause(&e), Status::REFUSED),
     })?;
+    // What is looked at has to be what will be executed, so the copy comes first.
+    let (file, sha256) = match copy {
+        None => (file, None),
+        Some(most) => match host::sealed(&file, most.0) {
+            Ok((copy, sum)) => (copy, Some(sum)),
+            Err(e) if e.kind() == std::io::ErrorKind::FileTooLarge => {
+                let why = format!(
+                    "its checked copy would take all of the tenant's memory, {most} (raise --memory)"
+                );
+                return Err(refuse(why, Status::FAILED));
+            }
+            Err(e) => return Err(refuse(crate::value::cause(&e), Status::FAILED)),
+        },
+    };
     let facts = golang::read(&file, &real).map_err(|e| refuse(e.to_string(), Status::REFUSED))?;
-    Ok((facts, file))
+    Ok((BinaryFacts { sha256, ..facts }, file))
 }

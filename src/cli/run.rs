@@ -1,5 +1,6 @@
 //! `gosandbox run`: the four stages, one after the other.
 
+use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 
@@ -17,8 +18,7 @@ use crate::observe::notify::{self, Notifier};
 use crate::observe::sink::say;
 use crate::observe::state_file::{self, State, StateFile};
 use crate::plan::{CgroupPlan, IdentityKind, Plan, Step};
-use crate::policy::Address;
-use crate::policy::NetworkMode;
+use crate::policy::{Address, NetworkMode, sections};
 use crate::report::Failure;
 use crate::seccomp::{self, Arch, Remedy};
 use crate::spawn::{self, Prepared, StartError, Word};
@@ -35,20 +35,21 @@ pub(super) fn run(options: &TenantOptions) -> Status {
             return refusal.status;
         }
     };
-    start(&known, &mut |_| {})
+    start(known, &mut |_| {})
 }
 
 /// Starts the tenant and stays until it has ended. `learn` hears what `learn` is
 /// told.
-pub(super) fn start(known: &Known, learn: &mut dyn FnMut(Word)) -> Status {
+pub(super) fn start(known: Known, learn: &mut dyn FnMut(Word)) -> Status {
     if known.plan.cgroup == CgroupPlan::NeedsScope {
         return run_in_scope(&known.plan);
     }
-    let plan = &known.plan;
+    let Known { plan, file, syscalls, .. } = known;
+    let plan = &plan;
     for missing in &plan.missing {
         say(format_args!("tenant {}: goes without {missing}", plan.tenant));
     }
-    match start_and_watch(known, learn) {
+    match start_and_watch(plan, file, &syscalls, learn) {
         Ok(outcome) => finish(plan, outcome),
         Err(error) => {
             let status = if error.is_exec() { Status::REFUSED } else { Status::FAILED };
@@ -60,14 +61,18 @@ pub(super) fn start(known: &Known, learn: &mut dyn FnMut(Word)) -> Status {
 
 /// Everything between the plan and the outcome. What was made on the way is
 /// owned by values, so every way out of here removes it.
-fn start_and_watch(known: &Known, learn: &mut dyn FnMut(Word)) -> Result<Outcome, StartError> {
-    let plan = &known.plan;
+/// `binary` is let go when the tenant is on its way: it may be a copy in memory.
+fn start_and_watch(
+    plan: &Plan,
+    binary: File,
+    syscalls: &sections::syscalls,
+    learn: &mut dyn FnMut(Word),
+) -> Result<Outcome, StartError> {
     let fail = |step, object: &str, errno| StartError::new(&plan.tenant, step, object, errno);
     // From here on a signal is an event; one that comes during the set-up waits
     // until it can be acted on.
     let mut signals = Signals::catch().map_err(|e| fail(Step::State, "signals", errno(&e)))?;
     let mut state = lock(plan)?;
-    let binary = known.file.try_clone().map_err(|e| fail(Step::Open, "", errno(&e)))?;
     let unheard =
         |e: listen::ListenError| fail(Step::Listen, &e.address, errno(&e.cause)).because(&e.cause);
     let named = match &plan.network {
@@ -119,7 +124,7 @@ fn start_and_watch(known: &Known, learn: &mut dyn FnMut(Word)) -> Result<Outcome
         }
         if let Some(file) = &state {
             let path = || denials::path(file.directory(), &plan.tenant);
-            let open = || denials::Log::open(path(), &known.syscalls);
+            let open = || denials::Log::open(path(), syscalls);
             log.get_or_insert_with(open).add(refused, &plan.rules);
         }
     };

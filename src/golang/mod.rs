@@ -4,10 +4,12 @@
 mod buildinfo;
 mod elf;
 mod runtime;
+mod version;
 
 pub use buildinfo::{BuildInfo, Module, NoBuildInfo};
 pub use elf::{Elf, ElfError, Linkage};
 pub use runtime::{max_procs, memory_limit};
+pub use version::{Bounds, GoVersion, ModuleVersion};
 
 use std::fs::File;
 use std::path::Path;
@@ -23,6 +25,8 @@ pub fn read(file: &File, path: &Path) -> Result<BinaryFacts, ElfError> {
     elf.runs_here()?;
     Ok(BinaryFacts {
         path: path.to_owned(),
+        size: elf.size,
+        sha256: None,
         interpreter: elf.linkage()?.interpreter,
         writable_code: elf.writable_code(),
         go: BuildInfo::read(&elf),

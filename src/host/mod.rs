@@ -5,9 +5,11 @@
 //! [`ids::allocate`], which records a tenant's id.
 
 mod cgroup;
+mod copy;
 pub mod ids;
 mod inherited;
 
+pub(crate) use copy::sealed;
 pub use inherited::FIRST as FIRST_INHERITED;
 
 use std::collections::BTreeMap;
@@ -130,6 +132,10 @@ pub fn read(
         stdin: stdin().map_err(|e| HostError::new("stdin", e))?,
         inherited: inherited::read()?,
         environment: passed(&policy.process.env_pass.value),
+        go_sums: match &policy.binary.sums.value {
+            Some(path) => go_sums(path, privileged)?,
+            None => BTreeMap::new(),
+        },
         env_file: match &policy.process.env_file.value {
             Some(path) => env_file(path, privileged)?,
             None => BTreeMap::new(),
@@ -308,6 +314,29 @@ fn env_file(path: &Path, privileged: bool) -> Result<BTreeMap<String, String>, H
         variables.insert(name, value);
     }
     Ok(variables)
+}
+
+/// A go.sum: `path version sum` lines; those of go.mod files, whose version ends
+/// in `/go.mod`, are passed over (Go modules reference, "go.sum files").
+fn go_sums(path: &Path, privileged: bool) -> Result<BTreeMap<(String, String), String>, HostError> {
+    let text = read_trusted(path, privileged)
+        .map_err(|e| HostError::new(path.display(), crate::value::cause(&e)))?;
+    let mut sums = BTreeMap::new();
+    for (number, line) in text.lines().enumerate() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            [] => {}
+            [_, version, _] if version.ends_with("/go.mod") => {}
+            [module, version, sum] => {
+                sums.insert((module.to_owned(), version.to_owned()), sum.to_owned());
+            }
+            _ => {
+                let place = format!("{}:{}", path.display(), number + 1);
+                return Err(HostError::new(place, "not MODULE VERSION SUM (is it a go.sum?)"));
+            }
+        }
+    }
+    Ok(sums)
 }
 
 /// Opens the binary and checks who may change it.

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::golang::{BuildInfo, NoBuildInfo};
+use crate::policy::Sha256;
 use crate::value::{HostGid, HostUid};
 
 /// What was read from this machine.
@@ -48,6 +49,8 @@ pub struct HostFacts {
     pub inherited: Vec<InheritedFact>,
     /// gosandbox's own environment, as far as the policy passes it on.
     pub environment: BTreeMap<String, String>,
+    /// The policy's go.sum: module path and version, sum.
+    pub go_sums: BTreeMap<(String, String), String>,
     /// Contents of the policy's env_file.
     pub env_file: BTreeMap<String, String>,
     /// /proc/self/oom_score_adj of gosandbox.
@@ -178,6 +181,11 @@ impl std::fmt::Display for InheritedAddress {
 pub struct BinaryFacts {
     /// Absolute path, links resolved.
     pub path: PathBuf,
+    /// Bytes.
+    pub size: u64,
+    /// Its sum, where a copy that nobody can write was made and will be executed:
+    /// the policy asks something of the binary.
+    pub sha256: Option<Sha256>,
     /// The program interpreter, for a dynamically linked binary.
     pub interpreter: Option<PathBuf>,
     /// Whether its headers ask for memory that is both written and executed: such

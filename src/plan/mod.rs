@@ -4,6 +4,7 @@
 //! machine and of what was read from the binary. Nothing in this module opens a
 //! file, asks the kernel or reads a clock.
 
+mod admission;
 mod cgroup;
 mod facts;
 mod print;
@@ -41,6 +42,8 @@ pub struct Plan {
     pub identity: Identity,
     /// Path of the binary on the host.
     pub binary: PathBuf,
+    /// What the policy asks of the binary, and what was found, a line each.
+    pub admitted: Vec<String>,
     /// Path of the binary inside.
     pub exec: PathBuf,
     /// Arguments, the program's name first.

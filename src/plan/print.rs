@@ -74,7 +74,8 @@ impl Plan {
         match step {
             Step::State => vec!["one supervisor for this tenant".to_owned()],
             Step::Open => {
-                vec![format!("{} is {} inside", self.binary.display(), self.exec.display())]
+                let binary = format!("{} is {} inside", self.binary.display(), self.exec.display());
+                std::iter::once(binary).chain(self.admitted.iter().cloned()).collect()
             }
             Step::Network => match &self.network {
                 NetworkMode::Named(path) => vec![path.display().to_string()],
@@ -417,5 +418,9 @@ fn describe(op: &MountOp) -> String {
             format!("{} at {}: {how}{nested}", source.display(), target.display())
         }
         MountOp::Binary(path) => format!("{}: read-only, nosuid, nodev", path.display()),
+        MountOp::Copy(path, size) => format!(
+            "{}: what was checked, copied to a tmpfs of {size} that is the tenant's memory: read-only, nosuid, nodev",
+            path.display()
+        ),
     }
 }

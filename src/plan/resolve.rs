@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     BinaryFacts, BrokerPlan, HostFacts, Identity, IdentityKind, InheritedAddress, ListenerPlan,
-    Plan, PlanError, Resource, Rlimit, Stdin, StdinFact, Step, cgroup, rootfs, wall,
+    Plan, PlanError, Resource, Rlimit, Stdin, StdinFact, Step, admission, cgroup, rootfs, wall,
 };
 use crate::golang;
 use crate::policy::{
@@ -45,11 +45,13 @@ pub fn resolve(
     let mut notes = Vec::new();
 
     check_limits(policy)?;
+    let admitted = admission::admit(policy, host, binary)?;
+    check_copy(policy, binary)?;
     let identity = identity(policy, host, &mut notes)?;
     let name = binary.path.file_name().unwrap_or(binary.path.as_os_str());
     let exec = Path::new("/app").join(name);
     let listeners = listeners(&policy.network.listen.value, host)?;
-    let rootfs = rootfs::resolve(tenant, identity, policy, host, &exec)?;
+    let rootfs = rootfs::resolve(tenant, identity, policy, host, (&exec, binary))?;
     interpreter(binary, &rootfs)?;
     if binary.writable_code && policy.process.write_execute.value == Permit::Deny {
         return Err(PlanError::refused(format!(
@@ -90,6 +92,7 @@ pub fn resolve(
         tenant: tenant.clone(),
         identity,
         binary: binary.path.clone(),
+        admitted,
         env: environment(tenant, policy, host, &listeners, &mut notes)?,
         exec,
         args: argv,
@@ -230,6 +233,21 @@ fn check_limits(policy: &Policy) -> Result<(), PlanError> {
         )),
         _ => Ok(()),
     }
+}
+
+/// A copy of the binary is the tenant's memory, and something has to be left.
+fn check_copy(policy: &Policy, binary: &BinaryFacts) -> Result<(), PlanError> {
+    let memory = policy.limits.memory.value;
+    if binary.sha256.is_none() || binary.size.saturating_add(4 << 20) <= memory.0 {
+        return Ok(());
+    }
+    Err(PlanError::new(
+        Step::Limits,
+        format!(
+            "limits.memory: {memory} is too little for the checked copy of the binary, {} (give it more, or ask nothing in [binary])",
+            crate::value::ByteSize(binary.size)
+        ),
+    ))
 }
 
 fn identity(

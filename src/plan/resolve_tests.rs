@@ -50,6 +50,7 @@ fn host() -> HostFacts {
         stdin: StdinFact::Ordinary,
         inherited: Vec::new(),
         environment: BTreeMap::new(),
+        go_sums: BTreeMap::new(),
         env_file: BTreeMap::new(),
         oom_score_adj: 0,
     }
@@ -75,6 +76,8 @@ fn laptop() -> HostFacts {
 fn binary() -> BinaryFacts {
     BinaryFacts {
         path: "/srv/acme/app".into(),
+        size: 5 << 20,
+        sha256: None,
         interpreter: None,
         writable_code: false,
         go: Err(golang::NoBuildInfo::NotGo),
@@ -229,17 +232,20 @@ fn each_part_of_the_root_grants_what_its_mount_lets_through() {
         host.paths.insert(path.into(), fact);
     }
     let toml = "[filesystem]\nread_only = [\"/srv/ro:/ro\"]\nread_write = [\"/srv/rw:/rw\"]";
-    let plan = plan(toml, &host).unwrap();
-    let of = |grant| -> Vec<String> {
-        let ops = plan.rootfs.iter().filter(|op| op.grant() == Some(grant));
-        ops.map(MountOp::object).collect()
-    };
-    assert_eq!(of(Grant::Read), ["/"]);
-    assert_eq!(of(Grant::Execute), ["/srv/ro", "/app/app"]);
-    assert_eq!(of(Grant::Write), ["/dev/null", "/dev/zero", "/dev/full"]);
-    assert_eq!(of(Grant::Change), ["/tmp", "/dev/shm", "/srv/rw"]);
-    let text = plan.text();
-    assert!(text.contains("change /tmp, /dev/shm, /rw\n"), "{text}");
+    // The binary itself, and a copy of it that was checked.
+    for sha256 in [None, Some("ab".repeat(32).parse().unwrap())] {
+        let plan = resolve(&request(toml), &host, &BinaryFacts { sha256, ..binary() }).unwrap();
+        let of = |grant| -> Vec<String> {
+            let ops = plan.rootfs.iter().filter(|op| op.grant() == Some(grant));
+            ops.map(MountOp::object).collect()
+        };
+        assert_eq!(of(Grant::Read), ["/"]);
+        assert_eq!(of(Grant::Execute), ["/srv/ro", "/app/app"]);
+        assert_eq!(of(Grant::Write), ["/dev/null", "/dev/zero", "/dev/full"]);
+        assert_eq!(of(Grant::Change), ["/tmp", "/dev/shm", "/srv/rw"]);
+        let text = plan.text();
+        assert!(text.contains("change /tmp, /dev/shm, /rw\n"), "{text}");
+    }
 }
 
 #[test]
@@ -594,3 +600,6 @@ fn a_profile_instead_of_groups() {
     let said = error(&toml.replace("exit_group", "opne"), &host());
     assert!(said.starts_with("seccomp filter: no system call is called \"opne\""), "{said}");
 }
+
+#[path = "admission_tests.rs"]
+mod admission;

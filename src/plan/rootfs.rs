@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{HostFacts, Identity, PathFact, PathKind, PlanError, Step};
+use super::{BinaryFacts, HostFacts, Identity, PathFact, PathKind, PlanError, Step};
 use crate::policy::{Bind, Egress, NetworkMode, Policy};
 use crate::value::{ByteSize, Tenant};
 
@@ -44,6 +44,8 @@ pub enum MountOp {
     },
     /// The binary.
     Binary(PathBuf),
+    /// The binary, as a copy on a file system of its own, of this size.
+    Copy(PathBuf, ByteSize),
 }
 
 /// What may be done with a bind.
@@ -68,7 +70,7 @@ impl MountOp {
             Self::Mask(..) | Self::LockProc => Step::Masks,
             Self::Tmpfs(..) => Step::Scratch,
             Self::Bind { .. } => Step::Binds,
-            Self::Binary(_) => Step::Binary,
+            Self::Binary(_) | Self::Copy(..) => Step::Binary,
         }
     }
 
@@ -80,7 +82,7 @@ impl MountOp {
             | Self::File(path, _)
             | Self::Link(path, _)
             | Self::Tmpfs(path, _) => path.display().to_string(),
-            Self::Binary(path) => path.display().to_string(),
+            Self::Binary(path) | Self::Copy(path, _) => path.display().to_string(),
             Self::Device(name, ..) => format!("/dev/{name}"),
             Self::Proc | Self::LockProc => "/proc".to_owned(),
             Self::Mask(name, _) => format!("/proc/{name}"),
@@ -153,7 +155,7 @@ pub(super) fn resolve(
     identity: Identity,
     policy: &Policy,
     host: &HostFacts,
-    exec: &Path,
+    (exec, binary): (&Path, &BinaryFacts),
 ) -> Result<Vec<MountOp>, PlanError> {
     let binds = binds(identity, policy, host)?;
     let mut ops = vec![MountOp::Root];
@@ -203,7 +205,10 @@ pub(super) fn resolve(
     ops.push(MountOp::Tmpfs(PathBuf::from("/tmp"), policy.limits.tmp.value));
     ops.push(MountOp::Tmpfs(PathBuf::from("/dev/shm"), policy.limits.shm.value));
     ops.extend(binds);
-    ops.push(MountOp::Binary(exec.to_owned()));
+    ops.push(match binary.sha256 {
+        None => MountOp::Binary(exec.to_owned()),
+        Some(_) => MountOp::Copy(exec.to_owned(), ByteSize(binary.size)),
+    });
     Ok(ops)
 }
 

@@ -50,7 +50,9 @@ impl MountOp {
                 ["null", "zero", "full"].contains(name).then_some(Grant::Write)
             }
             Self::Tmpfs(..) | Self::Bind { access: Access::ReadWrite, .. } => Some(Grant::Change),
-            Self::Bind { access: Access::ReadOnly, .. } | Self::Binary(_) => Some(Grant::Execute),
+            Self::Bind { access: Access::ReadOnly, .. } | Self::Binary(_) | Self::Copy(..) => {
+                Some(Grant::Execute)
+            }
             Self::Directory(_)
             | Self::File(..)
             | Self::Link(..)

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::{
-    Bind, Egress, Environment, Listener, MaxProcs, MemLimit, Need, NetworkMode, OnDeny, Permit,
-    Ready,
+    Bind, Egress, Environment, GoRule, Listener, MaxProcs, MemLimit, ModuleRules, Need,
+    NetworkMode, OnDeny, Permit, Ready, Sha256,
 };
 use crate::value::{ByteSize, CpuQuota, Span};
 
@@ -16,6 +16,8 @@ use crate::value::{ByteSize, CpuQuota, Span};
 pub struct PolicyFile {
     /// The policy this one changes: a shipped name or a path.
     pub extends: Option<String>,
+    /// `[binary]`
+    pub binary: BinaryFile,
     /// `[process]`
     pub process: ProcessFile,
     /// `[limits]`
@@ -32,6 +34,31 @@ pub struct PolicyFile {
     pub lifecycle: LifecycleFile,
     /// `[require]`
     pub require: RequireFile,
+}
+
+/// `[binary]`: what the binary has to be.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BinaryFile {
+    /// Its sum.
+    pub sha256: Option<Sha256>,
+    /// Which releases of Go may have built it.
+    pub go: Option<GoRule>,
+    /// It needs no interpreter.
+    #[serde(rename = "static")]
+    pub static_: Option<bool>,
+    /// It was built from a revision without changes.
+    pub vcs_clean: Option<bool>,
+    /// What may be linked in.
+    pub modules: Option<ModuleRules>,
+    /// Whether modules may be replaced.
+    pub replace: Option<bool>,
+    /// Whether versions may be +incompatible.
+    pub incompatible: Option<bool>,
+    /// Whether versions may be commits without a tag.
+    pub pseudo_version: Option<bool>,
+    /// A go.sum that has every module.
+    pub sums: Option<PathBuf>,
 }
 
 /// `[process]`: how the binary is started.

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::{
-    Bind, Egress, Environment, Listener, MaxProcs, MemLimit, Need, NetworkMode, OnDeny, Permit,
-    PolicyFile, Ready,
+    Bind, Egress, Environment, GoRule, Listener, MaxProcs, MemLimit, ModuleRules, Need,
+    NetworkMode, OnDeny, Permit, PolicyFile, Ready, Sha256,
 };
 use crate::seccomp::oci;
 use crate::value::{ByteSize, CpuQuota, Span};
@@ -99,6 +99,14 @@ pub struct Layer {
     pub file: PolicyFile,
 }
 
+/// A key as it is written: one that is a word of Rust has `_` after it here.
+const fn key(name: &'static str) -> &'static str {
+    match name.as_bytes() {
+        [.., b'_'] => name.split_at(name.len() - 1).0,
+        _ => name,
+    }
+}
+
 /// Names every setting once: section, key, type, and what it is if nobody says.
 macro_rules! settings {
     ($( $section:ident { $( $key:ident : $type:ty = $default:expr ; )* } )*) => {
@@ -130,7 +138,7 @@ macro_rules! settings {
                     $( $section: sections::$section {
                         $( $key: Setting {
                             value: $default,
-                            origin: Origin { source: Source::BuiltIn, key: concat!(stringify!($section), ".", stringify!($key)) },
+                            origin: Origin { source: Source::BuiltIn, key: key(concat!(stringify!($section), ".", stringify!($key))) },
                         }, )*
                     }, )*
                     profile: None,
@@ -167,11 +175,22 @@ macro_rules! settings {
         }
 
         /// Every key of the schema as `section.key`.
-        const KEYS: &[&str] = &[ $( $( concat!(stringify!($section), ".", stringify!($key)), )* )* ];
+        const KEYS: &[&str] = &[ $( $( key(concat!(stringify!($section), ".", stringify!($key))), )* )* ];
     };
 }
 
 settings! {
+    binary {
+        sha256: Option<Sha256> = None;
+        go: Option<GoRule> = None;
+        static_: bool = false;
+        vcs_clean: bool = false;
+        modules: ModuleRules = ModuleRules::default();
+        replace: bool = true;
+        incompatible: bool = true;
+        pseudo_version: bool = true;
+        sums: Option<PathBuf> = None;
+    }
     process {
         args: Vec<String> = Vec::new();
         env: Environment = Environment::new();
@@ -243,6 +262,7 @@ macro_rules! replaced {
 }
 replaced! {
     u32 => |v| v.to_string();
+    bool => |v| v.to_string();
     PathBuf => |v| v.display().to_string();
     ByteSize => |v| v.to_string();
     CpuQuota => |v| v.to_string();
@@ -259,6 +279,8 @@ replaced! {
     Vec<Egress> => |v| v.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     Option<PathBuf> => |v| v.as_ref().map_or("unset".into(), |p| p.display().to_string());
     Option<ByteSize> => |v| v.map_or("unset".into(), |s| s.to_string());
+    Option<Sha256> => |v| v.map_or("unset".into(), |s| s.to_string());
+    Option<GoRule> => |v| v.as_ref().map_or("unset".into(), ToString::to_string);
     Option<u32> => |v| v.map_or("unset".into(), |s| s.to_string());
 }
 
@@ -269,6 +291,39 @@ impl Lay for Environment {
     fn show(&self) -> String {
         // Values may be secrets; names are enough to find where they come from.
         self.keys().cloned().collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// List by list, so that a tenant's own `deny` leaves the `allow` of its policy.
+impl Lay for ModuleRules {
+    fn lay(&mut self, later: Self) {
+        self.allow = later.allow.or(self.allow.take());
+        self.deny = later.deny.or(self.deny.take());
+    }
+    fn show(&self) -> String {
+        let list = |name: &str, rules: &Option<Vec<super::ModuleRule>>| {
+            let rules = rules.as_ref()?.iter().map(ToString::to_string);
+            Some(format!("{name}: {}", rules.collect::<Vec<_>>().join("; ")))
+        };
+        let lists = [list("allow", &self.allow), list("deny", &self.deny)];
+        let shown: Vec<_> = lists.into_iter().flatten().collect();
+        if shown.is_empty() { "unset".into() } else { shown.join(", ") }
+    }
+}
+
+impl Policy {
+    /// Whether anything is asked of the binary, which is then executed from a copy
+    /// that nobody can write.
+    pub fn asks_of_binary(&self) -> bool {
+        let b = &self.binary;
+        let forbids = |may: &Setting<bool>| !may.value;
+        b.sha256.value.is_some()
+            || b.go.value.is_some()
+            || b.static_.value
+            || b.vcs_clean.value
+            || b.modules.value != ModuleRules::default()
+            || [&b.replace, &b.incompatible, &b.pseudo_version].into_iter().any(forbids)
+            || b.sums.value.is_some()
     }
 }
 

@@ -4,14 +4,16 @@
 //! Parsing asks nothing of the machine. Turning a policy into what will be done
 //! is the business of `plan`.
 
+mod binary;
 mod egress;
 mod file;
 mod layers;
 
+pub use binary::{GoRule, ModuleRule, ModuleRules, Sha256};
 pub use egress::{Egress, NameRule, Network, Port};
 pub use file::{
-    FilesystemFile, GoFile, LifecycleFile, LimitsFile, NetworkFile, PolicyFile, ProcessFile,
-    RequireFile, SyscallsFile,
+    BinaryFile, FilesystemFile, GoFile, LifecycleFile, LimitsFile, NetworkFile, PolicyFile,
+    ProcessFile, RequireFile, SyscallsFile,
 };
 pub use layers::{
     DEFAULT_POLICY, Layer, Origin, Policy, PolicyError, Setting, Source, from_environment, load,

@@ -36,6 +36,14 @@ pub(super) enum Op {
     Mask(CString, PathKind),
     LockProc,
     Tmpfs(CString, CString),
+    /// A file system of its own for the binary, and the binary in it.
+    Copy {
+        directory: CString,
+        options: CString,
+        target: CString,
+        source: OwnedFd,
+        size: usize,
+    },
     /// A tree, by its index in `Prepared::trees`, and where it goes.
     Attach {
         tree: usize,
@@ -342,6 +350,13 @@ fn mounts(plan: &Plan, binary: File, privileged: bool) -> Result<Mounts, StartEr
                 let tree = tree(&plan.binary, opened, attributes, false).map_err(fail)?;
                 Op::Attach { tree, target: inside(target), place: Place::NewFile }
             }
+            MountOp::Copy(target, size) => Op::Copy {
+                directory: inside(target.parent().unwrap_or(Path::new("/app"))),
+                options: copy_options(size.0),
+                target: inside(target),
+                source: binary.take().ok_or_else(|| fail(Errno::EBADF))?,
+                size: usize::try_from(size.0).map_err(|_| fail(Errno::EFBIG))?,
+            },
         };
         ops.push((entry.step(), op));
     }
@@ -365,6 +380,11 @@ pub(super) fn clone(
 fn tmpfs_options(size: u64) -> CString {
     let inodes = (size / 4096).max(64);
     CString::new(format!("mode=1777,size={size},nr_inodes={inodes}")).unwrap_or_default()
+}
+
+/// Room for the binary, its inode and the root's, and no more.
+fn copy_options(size: u64) -> CString {
+    CString::new(format!("mode=0755,size={size},nr_inodes=2")).unwrap_or_default()
 }
 
 /// O_PATH: nothing of a source is read, and a fifo or device is not woken. The

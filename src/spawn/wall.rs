@@ -2,7 +2,8 @@
 //! it is about exists by then, and completed and entered by the app.
 //!
 //! Rules are tied to inodes, so what the supervisor opened and checked needs no
-//! second look-up; the root and the scratch file systems exist only inside.
+//! second look-up; the root, the scratch file systems and a checked copy of the
+//! binary exist only inside.
 
 use std::ffi::CString;
 use std::os::fd::AsFd;
@@ -56,7 +57,9 @@ impl Wall {
         }
         let inside = plan.rootfs.iter().filter_map(|op| match op {
             MountOp::Root => Some((c"/".to_owned(), op.grant()?)),
-            MountOp::Tmpfs(target, _) => Some((path(target), op.grant()?)),
+            MountOp::Tmpfs(target, _) | MountOp::Copy(target, _) => {
+                Some((path(target), op.grant()?))
+            }
             _ => None,
         });
         Ok(Self { ruleset: Some(ruleset), abi, inside: inside.collect() })
