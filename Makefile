@@ -96,6 +96,11 @@ bench-broker: build ## time requests, dials, listeners and launches with and wit
 bench-seccomp: rust ## time system calls under the filter, and making and loading it
 	@$(CARGO) bench --quiet --bench seccomp
 
+.PHONY: bench-runtime
+bench-runtime: build ## what GOMEMLIMIT and GOMAXPROCS do under real limits, in the virtual machine
+	@examples/build $(GO) web hello plain churn
+	@GOSANDBOX_BIN=$(abspath $(BIN)) HOST=$(HOST) KERNEL=$(KERNEL) integration/run bench-runtime
+
 PREFIX   ?= /usr/local
 UNITDIR  ?= $(PREFIX)/lib/systemd/system
 .PHONY: install

@@ -8,7 +8,7 @@ mod version;
 
 pub use buildinfo::{BuildInfo, Module, NoBuildInfo};
 pub use elf::{Elf, ElfError, Linkage};
-pub use runtime::{max_procs, memory_limit};
+pub use runtime::{Chosen, Circumstances};
 pub use version::{Bounds, GoVersion, ModuleVersion};
 
 use std::fs::File;

@@ -29,6 +29,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::golang::Chosen;
 use crate::policy::{Egress, Listener, NetworkMode, Policy, Ready};
 use crate::seccomp::Rules;
 use crate::value::{HostGid, HostUid, NsId, Tenant};
@@ -50,6 +51,8 @@ pub struct Plan {
     pub args: Vec<OsString>,
     /// Environment, in the order in which it is laid out.
     pub env: Vec<(String, OsString)>,
+    /// What was chosen for Go's runtime, and why.
+    pub runtime: Vec<Chosen>,
     /// Working directory inside.
     pub workdir: PathBuf,
     /// What stdin is.

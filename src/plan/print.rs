@@ -385,9 +385,15 @@ impl Plan {
         ];
         actions.extend(self.env.iter().map(|(name, value)| match name.as_str() {
             "LISTEN_PID" => "LISTEN_PID=the pid inside".to_owned(),
-            own if OWN.contains(&own) => format!("{name}={}", shown(value)),
+            own if OWN.contains(&own) => {
+                let why = self.runtime.iter().find(|chosen| chosen.name == own);
+                let why = why.map_or(String::new(), |chosen| format!(" ({})", chosen.why));
+                format!("{name}={}{why}", shown(value))
+            }
             _ => format!("{name}=…"),
         }));
+        let absent = self.runtime.iter().filter(|chosen| chosen.value.is_none());
+        actions.extend(absent.map(|chosen| format!("{} is not set ({})", chosen.name, chosen.why)));
         actions
     }
 }

@@ -8,12 +8,10 @@ use super::{
     BinaryFacts, BrokerPlan, HostFacts, Identity, IdentityKind, InheritedAddress, ListenerPlan,
     Plan, PlanError, Resource, Rlimit, Stdin, StdinFact, Step, admission, cgroup, rootfs, wall,
 };
-use crate::golang;
-use crate::policy::{
-    Address, Egress, Listener, MaxProcs, MemLimit, NetworkMode, OnDeny, Permit, Policy, Ready,
-};
+use crate::golang::{Chosen, Circumstances};
+use crate::policy::{Address, Egress, Listener, NetworkMode, OnDeny, Permit, Policy, Ready};
 use crate::seccomp::{self, Wanted};
-use crate::value::{HostGid, NsId, Tenant};
+use crate::value::{ByteSize, HostGid, NsId, Tenant};
 
 /// What is asked for: everything that comes neither from the machine nor from
 /// the binary.
@@ -88,12 +86,14 @@ pub fn resolve(
     }
     let ready = ready(policy, &listeners, &rules)?;
     let broker = broker(policy, &rules, &listeners, host)?;
+    let mut runtime = runtime(policy, host, binary, &mut notes);
     Ok(Plan {
         tenant: tenant.clone(),
         identity,
         binary: binary.path.clone(),
         admitted,
-        env: environment(tenant, policy, host, &listeners, &mut notes)?,
+        env: environment(tenant, policy, host, &listeners, &mut runtime, &mut notes)?,
+        runtime,
         exec,
         args: argv,
         workdir: workdir(&policy.process.workdir.value)?,
@@ -245,7 +245,7 @@ fn check_copy(policy: &Policy, binary: &BinaryFacts) -> Result<(), PlanError> {
         Step::Limits,
         format!(
             "limits.memory: {memory} is too little for the checked copy of the binary, {} (give it more, or ask nothing in [binary])",
-            crate::value::ByteSize(binary.size)
+            ByteSize(binary.size)
         ),
     ))
 }
@@ -462,6 +462,7 @@ fn environment(
     policy: &Policy,
     host: &HostFacts,
     listeners: &[ListenerPlan],
+    runtime: &mut [Chosen],
     notes: &mut Vec<String>,
 ) -> Result<Vec<(String, OsString)>, PlanError> {
     let mut env: Vec<(String, OsString)> = Vec::new();
@@ -475,19 +476,10 @@ fn environment(
     set("LANG", "C.UTF-8".to_owned());
     set("TZ", host.timezone.clone().unwrap_or_else(|| "UTC".to_owned()));
     set("GOSANDBOX_TENANT", tenant.to_string());
-    let go = &policy.go;
-    match go.memlimit.value {
-        MemLimit::Auto => set("GOMEMLIMIT", golang::memory_limit(policy.limits.memory.value)),
-        MemLimit::Given(size) => set("GOMEMLIMIT", format!("{}B", size.0)),
-        MemLimit::Off => {}
-    }
-    match go.maxprocs.value {
-        MaxProcs::Auto => {
-            let procs = golang::max_procs(policy.limits.cpu.value, host.cpus);
-            set("GOMAXPROCS", procs.to_string());
+    for chosen in &*runtime {
+        if let Some(value) = &chosen.value {
+            set(chosen.name, value.clone());
         }
-        MaxProcs::Given(n) => set("GOMAXPROCS", n.to_string()),
-        MaxProcs::Off => {}
     }
     // A file of variables is the least, then what is passed on, then what is
     // written out.
@@ -522,7 +514,35 @@ fn environment(
         let names: Vec<_> = listeners.iter().map(|l| l.listener.name.as_str()).collect();
         set("LISTEN_FDNAMES", names.join(":"));
     }
+    for chosen in runtime {
+        let said = env.iter().find(|(name, _)| name == chosen.name);
+        let said = said.map(|(_, value)| value.to_string_lossy().into_owned());
+        if said != chosen.value {
+            *chosen =
+                Chosen { value: said, why: "as the policy's environment has it".into(), ..*chosen };
+        }
+    }
     Ok(env)
+}
+
+/// GOMEMLIMIT and GOMAXPROCS. What is asked for wins over what is computed.
+fn runtime(
+    policy: &Policy,
+    host: &HostFacts,
+    binary: &BinaryFacts,
+    notes: &mut Vec<String>,
+) -> Vec<Chosen> {
+    let circumstances = Circumstances {
+        go: binary.go.as_ref().ok(),
+        memory: policy.limits.memory.value,
+        memory_high: policy.limits.memory_high.value,
+        copy: ByteSize(if binary.sha256.is_some() { binary.size } else { 0 }),
+        quota: policy.limits.cpu.value,
+        cpus: host.cpus,
+    };
+    let memory = circumstances.memory_limit(policy.go.memlimit.value);
+    notes.extend(circumstances.advice(&memory));
+    vec![memory, circumstances.max_procs(policy.go.maxprocs.value)]
 }
 
 #[cfg(test)]

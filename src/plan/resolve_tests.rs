@@ -80,7 +80,7 @@ fn binary() -> BinaryFacts {
         sha256: None,
         interpreter: None,
         writable_code: false,
-        go: Err(golang::NoBuildInfo::NotGo),
+        go: Err(crate::golang::NoBuildInfo::NotGo),
     }
 }
 
@@ -599,6 +599,38 @@ fn a_profile_instead_of_groups() {
     write(r#"{"names": ["read"], "action": "SCMP_ACT_ALLOW"}"#);
     let said = error(&toml.replace("exit_group", "opne"), &host());
     assert!(said.starts_with("seccomp filter: no system call is called \"opne\""), "{said}");
+}
+
+#[test]
+fn what_is_asked_of_the_runtime_wins_and_why_is_shown() {
+    let shown = |toml: &str, go: &str| {
+        let info = crate::golang::BuildInfo { go: go.into(), ..Default::default() };
+        let binary = BinaryFacts { go: Ok(info), ..binary() };
+        let plan = resolve(&request(toml), &host(), &binary).unwrap();
+        let env = |name: &str| {
+            let value = plan.env.iter().find(|(n, _)| n == name)?.1.clone();
+            Some(value.into_string().unwrap())
+        };
+        let text = plan.text();
+        (env("GOMEMLIMIT"), env("GOMAXPROCS"), text)
+    };
+    let (memory, procs, text) = shown("", "go1.19.8");
+    assert_eq!((memory.as_deref(), procs.as_deref()), (Some("460MiB"), Some("2")));
+    assert!(
+        text.contains("GOMAXPROCS=2 (limits.cpu, 2; go1.19.8 by itself takes all 8)"),
+        "{text}"
+    );
+    let (memory, procs, text) = shown("", "go1.15");
+    assert_eq!((memory, procs.as_deref()), (None, Some("2")));
+    assert!(text.contains("GOMEMLIMIT is not set (go1.15 does not know it"), "{text}");
+    assert!(text.contains("note: go1.15 gives memory back only"), "{text}");
+    let (memory, procs, text) = shown("[go]\nmemlimit = \"100M\"\nmaxprocs = \"off\"", "go1.15");
+    assert_eq!((memory.as_deref(), procs), (Some("104857600B"), None));
+    assert!(text.contains("GOMAXPROCS is not set (go.maxprocs is off"), "{text}");
+    let env = "[process.env]\nGOMEMLIMIT = \"7MiB\"\nGOMAXPROCS = \"5\"";
+    let (memory, procs, text) = shown(env, "go1.27.3");
+    assert_eq!((memory.as_deref(), procs.as_deref()), (Some("7MiB"), Some("5")));
+    assert!(text.contains("GOMEMLIMIT=7MiB (as the policy's environment has it)"), "{text}");
 }
 
 #[path = "admission_tests.rs"]

@@ -1,0 +1,3 @@
+module gosandbox.example/churn
+
+go 1.19
