@@ -131,13 +131,13 @@ fn an_admitted_binary_runs_from_its_copy() {
             "binary.go \">=1.19\": go1.".to_owned(),
             "binary.static: no interpreter".to_owned(),
             "binary.modules.allow: 0 modules".to_owned(),
-            "/app/victim: what was checked, copied to a tmpfs of ".to_owned(),
+            "/app/victim: what was checked, a copy on a tmpfs of ".to_owned(),
         ] {
             assert!(planned.contains(&line), "no {line:?} in {planned}");
         }
         // Under its name, which leads nowhere else, and not to be changed.
         let mounts = sandbox.clone().args(["cat", "/proc/self/mountinfo"]).run().stdout();
-        let app = mounts.lines().find(|line| line.contains(" /app ")).unwrap();
+        let app = mounts.lines().find(|line| line.contains(" /app/victim ")).unwrap();
         assert!(app.contains(" ro,nosuid,nodev") && app.contains(" - tmpfs "), "{mounts}");
         let output = sandbox.clone().args(["write", "/app/victim", "x"]).run();
         assert_eq!(output.code(), Some(1), "{output:?}");

@@ -81,7 +81,7 @@ const FAULTS: &[Fault] = &[
     fault(Step::Scratch, "mount", "\"tmpfs\", \"dev/shm\""),
     fault(Step::Binds, "move_mount", "\"usr/bin\""),
     fault(Step::Binary, "move_mount", "\"app/"),
-    asking(Step::Binary, "mount", "\"tmpfs\", \"app\""),
+    asking(Step::Binary, "mount", "\"tmpfs\", \"tmp\", \"tmpfs\", MS_NOSUID|MS_NODEV, "),
     asking(Step::Binary, "sendfile", ""),
     fault(Step::PivotRoot, "pivot_root", ""),
     fault(Step::PivotRoot, "umount2", "MNT_DETACH"),

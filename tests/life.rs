@@ -121,9 +121,6 @@ fn what_cannot_be_executed_is_126() {
     let output = Sandbox::new(dir.path()).run();
     output
         .assert_refused(126, &format!("open binary: {}: not a regular file", dir.path().display()));
-    let output = Sandbox::new("/bin/ls").run();
-    output.assert_refused(126, "open binary: ");
-    assert!(output.stderr().contains(": dynamically linked, needs /"), "{output:?}");
 }
 
 #[test]

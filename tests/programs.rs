@@ -77,7 +77,7 @@ fn caddy_serves_files_and_forwards_where_it_may() {
     dir.dir("site", 0);
     dir.file("site/index.html", "a page\n");
     dir.file("site/large", &"x".repeat(100_000));
-    let sandbox = Sandbox::new(caddy).with_libraries();
+    let sandbox = Sandbox::new(caddy);
     let (sandbox, address) = listening(sandbox);
     let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let upstream = serve("from above\n");
@@ -138,7 +138,7 @@ fn prometheus_scrapes_what_is_listed_and_nothing_else() {
         "global: {{scrape_interval: 1s}}\nscrape_configs:\n\
          - {{job_name: all, static_configs: [{{targets: ['{listed}', '{unlisted}', '192.0.2.7:80']}}]}}\n"
     );
-    let (sandbox, address) = listening(Sandbox::new(prometheus).with_libraries());
+    let (sandbox, address) = listening(Sandbox::new(prometheus));
     let sandbox = read_only(sandbox, &dir.file("prometheus.yml", &text), "/etc/prometheus.yml")
         .option("--egress", listed.to_string())
         .args(["--config.file=/etc/prometheus.yml", "--storage.tsdb.path=/tmp/data"])

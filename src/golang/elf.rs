@@ -366,7 +366,7 @@ mod tests {
             std::fs::write(&path, program(segment, stack)).unwrap();
             let facts = crate::golang::read(&File::open(&path).unwrap(), &path).unwrap();
             assert_eq!(facts.writable_code, expected, "{segment} {stack}");
-            assert_eq!(facts.interpreter, None);
+            assert_eq!(facts.linkage.interpreter, None);
         }
     }
 }

@@ -27,7 +27,8 @@ pub fn read(file: &File, path: &Path) -> Result<BinaryFacts, ElfError> {
         path: path.to_owned(),
         size: elf.size,
         sha256: None,
-        interpreter: elf.linkage()?.interpreter,
+        linkage: elf.linkage()?,
+        libraries: Ok(Vec::new()),
         writable_code: elf.writable_code(),
         go: BuildInfo::read(&elf),
     })

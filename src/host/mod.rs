@@ -8,9 +8,11 @@ mod cgroup;
 mod copy;
 pub mod ids;
 mod inherited;
+mod loader;
 
 pub(crate) use copy::sealed;
 pub use inherited::FIRST as FIRST_INHERITED;
+pub(crate) use loader::{View, libraries};
 
 use std::collections::BTreeMap;
 use std::io;

@@ -37,7 +37,7 @@ pub(super) fn admit(
         }
     }
     if rules.static_.value {
-        if let Some(interpreter) = &binary.interpreter {
+        if let Some(interpreter) = &binary.linkage.interpreter {
             let what = format!("dynamically linked, by {}", interpreter.display());
             return Err(refuse("binary.static", what, "build it with CGO_ENABLED=0"));
         }

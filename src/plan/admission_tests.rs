@@ -92,7 +92,11 @@ fn the_sum() {
 #[test]
 fn linking_release_and_revision() {
     assert_eq!(admitted("static = true", &with(info())), ["binary.static: no interpreter"]);
-    let dynamic = BinaryFacts { interpreter: Some("/lib64/ld.so".into()), ..with(info()) };
+    let linkage = crate::golang::Linkage {
+        interpreter: Some("/lib64/ld.so".into()),
+        ..crate::golang::Linkage::default()
+    };
+    let dynamic = BinaryFacts { linkage, ..with(info()) };
     refused("static = true", &dynamic, "binary.static: dynamically linked, by /lib64/ld.so (");
     assert_eq!(admitted("go = \">=1.21\"", &with(info())), ["binary.go \">=1.21\": go1.22.3"]);
     refused("go = \">=1.23\"", &with(info()), "binary.go \">=1.23\": built with go1.22.3 (");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use crate::golang::{BuildInfo, NoBuildInfo};
+use crate::golang::{BuildInfo, Linkage, NoBuildInfo};
 use crate::policy::Sha256;
 use crate::value::{HostGid, HostUid};
 
@@ -186,11 +186,24 @@ pub struct BinaryFacts {
     /// Its sum, where a copy that nobody can write was made and will be executed:
     /// the policy asks something of the binary.
     pub sha256: Option<Sha256>,
-    /// The program interpreter, for a dynamically linked binary.
-    pub interpreter: Option<PathBuf>,
+    /// What its loader is told; a static one has none.
+    pub linkage: Linkage,
+    /// What its loader will open, or which of it is not there.
+    pub libraries: Result<Vec<Library>, String>,
     /// Whether its headers ask for memory that is both written and executed: such
     /// a segment, or an executable stack.
     pub writable_code: bool,
     /// What it says of how Go built it.
     pub go: Result<BuildInfo, NoBuildInfo>,
+}
+
+/// A file that the loader of a dynamically linked binary will open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Library {
+    /// Where it will look, inside.
+    pub inside: PathBuf,
+    /// What is to be there, on the host, links resolved.
+    pub source: PathBuf,
+    /// Whether it is executed. The loader's configuration is not.
+    pub code: bool,
 }

@@ -16,7 +16,7 @@ mod wall;
 pub use cgroup::{CgroupPlan, CgroupSpec, ResourceLimits};
 pub use facts::{
     BinaryFacts, CgroupFacts, HostFacts, IdFact, InheritedAddress, InheritedFact, LandlockFact,
-    PathFact, PathKind, StdinFact,
+    Library, PathFact, PathKind, StdinFact,
 };
 pub use resolve::{Request, resolve};
 

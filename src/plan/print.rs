@@ -425,7 +425,7 @@ fn describe(op: &MountOp) -> String {
         }
         MountOp::Binary(path) => format!("{}: read-only, nosuid, nodev", path.display()),
         MountOp::Copy(path, size) => format!(
-            "{}: what was checked, copied to a tmpfs of {size} that is the tenant's memory: read-only, nosuid, nodev",
+            "{}: what was checked, a copy on a tmpfs of {size} that is the tenant's memory: read-only, nosuid, nodev",
             path.display()
         ),
     }

@@ -49,8 +49,10 @@ pub fn resolve(
     let name = binary.path.file_name().unwrap_or(binary.path.as_os_str());
     let exec = Path::new("/app").join(name);
     let listeners = listeners(&policy.network.listen.value, host)?;
+    if let Err(why) = &binary.libraries {
+        return Err(PlanError::refused(format!("{}: {why}", binary.path.display())));
+    }
     let rootfs = rootfs::resolve(tenant, identity, policy, host, (&exec, binary))?;
-    interpreter(binary, &rootfs)?;
     if binary.writable_code && policy.process.write_execute.value == Permit::Deny {
         return Err(PlanError::refused(format!(
             "{}: it asks for a stack or a segment that is both written and executed, which process.write_execute = \"deny\" rules out (link it with -z noexecstack, or write \"allow\")",
@@ -289,24 +291,6 @@ fn identity(
             Identity { inside, uid: host.uid, gid: host.gid, kind: IdentityKind::Caller }
         }
     })
-}
-
-/// A dynamically linked binary needs its interpreter inside.
-fn interpreter(binary: &BinaryFacts, rootfs: &[super::MountOp]) -> Result<(), PlanError> {
-    let Some(interpreter) = &binary.interpreter else {
-        return Ok(());
-    };
-    let bound = rootfs.iter().any(|op| {
-        matches!(op, super::MountOp::Bind { target, access: super::Access::ReadOnly, .. } if interpreter.starts_with(target))
-    });
-    if bound {
-        return Ok(());
-    }
-    Err(PlanError::refused(format!(
-        "{}: dynamically linked, needs {} (build it with CGO_ENABLED=0, or bind its interpreter and libraries with --bind-ro)",
-        binary.path.display(),
-        interpreter.display()
-    )))
 }
 
 fn workdir(path: &Path) -> Result<PathBuf, PlanError> {

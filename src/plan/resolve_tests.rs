@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::plan::{
-    Access, CgroupFacts, CgroupPlan, Grant, IdFact, InheritedFact, LandlockFact, MountOp, PathFact,
-    PathKind, Step,
+    Access, CgroupFacts, CgroupPlan, Grant, IdFact, InheritedFact, LandlockFact, Library, MountOp,
+    PathFact, PathKind, Step,
 };
 use crate::policy::{self, Layer, PolicyFile, Source};
 use crate::value::HostUid;
@@ -78,7 +78,8 @@ fn binary() -> BinaryFacts {
         path: "/srv/acme/app".into(),
         size: 5 << 20,
         sha256: None,
-        interpreter: None,
+        linkage: crate::golang::Linkage::default(),
+        libraries: Ok(Vec::new()),
         writable_code: false,
         go: Err(crate::golang::NoBuildInfo::NotGo),
     }
@@ -232,15 +233,22 @@ fn each_part_of_the_root_grants_what_its_mount_lets_through() {
         host.paths.insert(path.into(), fact);
     }
     let toml = "[filesystem]\nread_only = [\"/srv/ro:/ro\"]\nread_write = [\"/srv/rw:/rw\"]";
+    let library = |inside: &str, code| Library {
+        inside: inside.into(),
+        source: Path::new("/usr").join(inside.trim_start_matches('/')),
+        code,
+    };
+    let libraries = || vec![library("/etc/ld.so.cache", false), library("/lib/libc.so.6", true)];
     // The binary itself, and a copy of it that was checked.
     for sha256 in [None, Some("ab".repeat(32).parse().unwrap())] {
-        let plan = resolve(&request(toml), &host, &BinaryFacts { sha256, ..binary() }).unwrap();
+        let binary = BinaryFacts { sha256, libraries: Ok(libraries()), ..binary() };
+        let plan = resolve(&request(toml), &host, &binary).unwrap();
         let of = |grant| -> Vec<String> {
             let ops = plan.rootfs.iter().filter(|op| op.grant() == Some(grant));
             ops.map(MountOp::object).collect()
         };
         assert_eq!(of(Grant::Read), ["/"]);
-        assert_eq!(of(Grant::Execute), ["/srv/ro", "/app/app"]);
+        assert_eq!(of(Grant::Execute), ["/usr/lib/libc.so.6", "/srv/ro", "/app/app"]);
         assert_eq!(of(Grant::Write), ["/dev/null", "/dev/zero", "/dev/full"]);
         assert_eq!(of(Grant::Change), ["/tmp", "/dev/shm", "/srv/rw"]);
         let text = plan.text();
@@ -462,11 +470,56 @@ fn stdin_is_no_door() {
 }
 
 #[test]
-fn a_dynamic_binary_needs_its_interpreter_inside() {
-    let dynamic =
-        BinaryFacts { interpreter: Some("/lib64/ld-linux-x86-64.so.2".into()), ..binary() };
-    let error = resolve(&request(""), &host(), &dynamic).unwrap_err();
-    assert!(error.refused && error.message.contains("CGO_ENABLED=0"), "{error}");
+fn libraries_are_bound_where_the_loader_looks() {
+    let library = |inside: &str, source: &str, code| crate::plan::Library {
+        inside: inside.into(),
+        source: source.into(),
+        code,
+    };
+    let found = vec![
+        library("/lib64/ld.so", "/usr/lib/ld-2.so", true),
+        library("/lib/libc.so.6", "/usr/lib/libc.so.6", true),
+        library("/etc/ld.so.cache", "/etc/ld.so.cache", false),
+    ];
+    let dynamic = BinaryFacts { libraries: Ok(found), ..binary() };
+    let binds = |toml: &str| -> Vec<(String, String, Access)> {
+        let mut host = host();
+        let libs = PathFact {
+            kind: PathKind::Directory,
+            real: "/opt/libs".into(),
+            uid: HostUid(0),
+            gid: HostGid(0),
+            mode: 0o755,
+        };
+        host.paths.insert("/opt/libs".into(), libs);
+        let plan = resolve(&request(toml), &host, &dynamic).unwrap();
+        let made: Vec<_> = plan.rootfs.iter().map(MountOp::object).collect();
+        assert!(made.contains(&"/lib64".to_owned()), "its directory is made: {made:?}");
+        let bind = |op: &MountOp| match op {
+            MountOp::Bind { source, target, access, .. } => {
+                Some((source.display().to_string(), target.display().to_string(), *access))
+            }
+            _ => None,
+        };
+        plan.rootfs
+            .iter()
+            .filter_map(bind)
+            .filter(|(_, target, _)| !target.contains("ssl") && !target.contains("zoneinfo"))
+            .collect()
+    };
+    let bind = |source: &str, target: &str, access| (source.to_owned(), target.to_owned(), access);
+    let cache = bind("/etc/ld.so.cache", "/etc/ld.so.cache", Access::Data);
+    let loader = bind("/usr/lib/ld-2.so", "/lib64/ld.so", Access::ReadOnly);
+    let libc = bind("/usr/lib/libc.so.6", "/lib/libc.so.6", Access::ReadOnly);
+    assert_eq!(binds(""), [cache.clone(), libc, loader.clone()]);
+    // What the policy binds is there already.
+    let own = bind("/opt/libs", "/lib", Access::ReadOnly);
+    assert_eq!(binds("[filesystem]\nread_only = [\"/opt/libs:/lib\"]"), [cache, own, loader]);
+
+    let missing = BinaryFacts { libraries: Err("needs libx.so (install it)".into()), ..binary() };
+    let error = resolve(&request(""), &host(), &missing).unwrap_err();
+    assert!(error.refused, "{error}");
+    assert_eq!(error.to_string(), "open binary: /srv/acme/app: needs libx.so (install it)");
 }
 
 #[test]

@@ -157,7 +157,7 @@ pub(super) fn resolve(
     host: &HostFacts,
     (exec, binary): (&Path, &BinaryFacts),
 ) -> Result<Vec<MountOp>, PlanError> {
-    let binds = binds(identity, policy, host)?;
+    let binds = binds(identity, policy, host, binary)?;
     let mut ops = vec![MountOp::Root];
     let mut made = Vec::new();
     for dir in ["/app", "/dev", "/dev/shm", "/etc", "/proc", "/tmp"] {
@@ -249,7 +249,12 @@ fn resolv_conf(policy: &Policy) -> &'static str {
 
 /// The binds in the order of their targets, so that an outer one comes before
 /// what lies in it.
-fn binds(identity: Identity, policy: &Policy, host: &HostFacts) -> Result<Vec<MountOp>, PlanError> {
+fn binds(
+    identity: Identity,
+    policy: &Policy,
+    host: &HostFacts,
+    binary: &BinaryFacts,
+) -> Result<Vec<MountOp>, PlanError> {
     let mut all: Vec<(Bind, Access)> = Vec::new();
     for path in system_paths(&policy.network.mode.value) {
         if let Some(fact) = host.paths.get(path)
@@ -271,6 +276,18 @@ fn binds(identity: Identity, policy: &Policy, host: &HostFacts) -> Result<Vec<Mo
                 return Err(refuse(bind, "two binds have this target (leave one out)"));
             }
             all.push((bind.clone(), access));
+        }
+    }
+    // What the policy binds is what the loader will find there.
+    let chosen: Vec<PathBuf> = all
+        .iter()
+        .filter(|(_, access)| *access != Access::Data)
+        .map(|(bind, _)| bind.target.clone())
+        .collect();
+    for library in binary.libraries.iter().flatten() {
+        if !chosen.iter().any(|target| library.inside.starts_with(target)) {
+            let bind = Bind { source: library.source.clone(), target: library.inside.clone() };
+            all.push((bind, if library.code { Access::ReadOnly } else { Access::Data }));
         }
     }
     all.sort_by(|(a, _), (b, _)| a.target.cmp(&b.target));

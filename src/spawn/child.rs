@@ -335,17 +335,20 @@ fn carry_out(op: &Op, trees: &[Tree]) -> Result<(), Errno> {
             MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
             Some(options.as_c_str()),
         ),
-        Op::Copy { directory, options, target, source, size } => {
+        Op::Copy { options, target, source, size } => {
+            // Made behind /tmp, of which nothing stays but the file.
             mount(
                 Some(c"tmpfs"),
-                directory.as_c_str(),
+                c"tmp",
                 Some(c"tmpfs"),
                 MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
                 Some(options.as_c_str()),
             )?;
-            copy(source, &new_program(target)?, *size)?;
+            copy(source, &new_program(c"tmp/app")?, *size)?;
             let attributes = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV;
-            sys::mount::set_attributes_at(libc::AT_FDCWD, directory, attributes, false)
+            let program = clone(libc::AT_FDCWD, c"tmp/app", attributes, false)?;
+            umount2(c"tmp", MntFlags::MNT_DETACH)?;
+            attach(&program, target, Place::NewFile)
         }
         Op::Attach { tree, target, place } => {
             let tree = trees.get(*tree).and_then(|t| t.clone.as_ref()).ok_or(Errno::EBADF)?;

@@ -36,9 +36,8 @@ pub(super) enum Op {
     Mask(CString, PathKind),
     LockProc,
     Tmpfs(CString, CString),
-    /// A file system of its own for the binary, and the binary in it.
+    /// The binary, on a file system of its own.
     Copy {
-        directory: CString,
         options: CString,
         target: CString,
         source: OwnedFd,
@@ -351,7 +350,6 @@ fn mounts(plan: &Plan, binary: File, privileged: bool) -> Result<Mounts, StartEr
                 Op::Attach { tree, target: inside(target), place: Place::NewFile }
             }
             MountOp::Copy(target, size) => Op::Copy {
-                directory: inside(target.parent().unwrap_or(Path::new("/app"))),
                 options: copy_options(size.0),
                 target: inside(target),
                 source: binary.take().ok_or_else(|| fail(Errno::EBADF))?,

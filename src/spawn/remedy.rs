@@ -88,7 +88,7 @@ pub fn remedy(step: Step, errno: Errno) -> Option<&'static str> {
             "the tenant may not execute it: chmod a+rx; a noexec file system stays noexec"
         }
         (Step::Exec, Errno::ENOENT) => {
-            "its interpreter is not inside: build it static with CGO_ENABLED=0"
+            "its interpreter is not inside: see what is bound over its directory, or build it static with CGO_ENABLED=0"
         }
         (Step::Exec, Errno::ENOEXEC) => "not a binary for this machine",
         (Step::Cgroup, Errno::EACCES | Errno::EPERM | Errno::EROFS) => {

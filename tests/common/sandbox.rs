@@ -102,23 +102,6 @@ impl Sandbox {
         }
     }
 
-    /// What a program of Debian's needs that is linked dynamically: the
-    /// interpreter that it names, at that path, and the C library where that
-    /// looks for it. The sources are links on a merged /usr, so they are written
-    /// as what they lead to.
-    pub(crate) fn with_libraries(self) -> Self {
-        let interpreter = match std::env::consts::ARCH {
-            "x86_64" => "/lib64/ld-linux-x86-64.so.2",
-            "aarch64" => "/lib/ld-linux-aarch64.so.1",
-            other => panic!("what is the interpreter of {other}?"),
-        };
-        let libraries = format!("/lib/{}-linux-gnu", std::env::consts::ARCH);
-        [interpreter, &libraries].into_iter().fold(self, |sandbox, inside| {
-            let source = std::fs::canonicalize(inside).unwrap();
-            sandbox.option("--bind-ro", format!("{}:{inside}", source.display()))
-        })
-    }
-
     /// `gosandbox run` of an example program.
     pub(crate) fn example(name: &str) -> Self {
         Self::new(super::example(name))
