@@ -1,6 +1,7 @@
 //! The command line: one file a command, and what they share.
 
 mod check;
+mod dump;
 mod explain;
 mod inspect;
 mod learn;
@@ -62,6 +63,9 @@ enum Command {
     /// What was a tenant refused, and what would allow it?
     #[command(before_help = "Example: gosandbox explain acme")]
     Explain(explain::ExplainOptions),
+    /// Print the goroutines of a running tenant
+    #[command(before_help = "Example: gosandbox dump acme")]
+    Dump(dump::DumpOptions),
     /// What a binary is: Go release, modules, revision, linking
     #[command(before_help = "Example: gosandbox inspect ./app")]
     Inspect(inspect::InspectOptions),
@@ -125,6 +129,7 @@ pub fn main() -> Status {
         Command::Units(options) => units::units(&options),
         Command::Learn(options) => learn::learn(&options),
         Command::Explain(options) => explain::explain(&options),
+        Command::Dump(options) => dump::dump(&options),
         Command::Inspect(options) => inspect::inspect(&options),
         Command::Check => check::check(),
     }

@@ -172,6 +172,21 @@ fn open(path: &Path) -> io::Result<(File, bool)> {
     }
 }
 
+/// What the file of `tenant` in `dir` says; `None` where there is none that can
+/// be read as one. Whether its supervisor still lives is for the caller to see.
+///
+/// # Errors
+/// The file is there and may not be opened.
+pub fn find(dir: &Path, tenant: &Tenant) -> io::Result<Option<State>> {
+    let path = dir.join(format!("{tenant}.json"));
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Ok(mut file) => Ok(read(&mut file).filter(|state| state.tenant == *tenant)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 fn read(file: &mut File) -> Option<State> {
     let mut text = String::new();
     file.take(1 << 16).read_to_string(&mut text).ok()?;

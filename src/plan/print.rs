@@ -370,7 +370,7 @@ impl Plan {
         let args: Vec<String> = self.args.iter().map(|a| shown(a)).collect();
         let mut actions = vec![args.join(" ")];
         // What the policy sets may be a secret; what gosandbox sets is not.
-        const OWN: [&str; 11] = [
+        const OWN: [&str; 12] = [
             "PATH",
             "HOME",
             "TMPDIR",
@@ -378,6 +378,7 @@ impl Plan {
             "TZ",
             "GOMEMLIMIT",
             "GOMAXPROCS",
+            "GOTRACEBACK",
             "LISTEN_FDS",
             "LISTEN_PID",
             "LISTEN_FDNAMES",

@@ -9,7 +9,9 @@ use super::{
     Plan, PlanError, Resource, Rlimit, Stdin, StdinFact, Step, admission, cgroup, rootfs, wall,
 };
 use crate::golang::{Chosen, Circumstances};
-use crate::policy::{Address, Egress, Listener, NetworkMode, OnDeny, Permit, Policy, Ready};
+use crate::policy::{
+    Address, Egress, Listener, NetworkMode, OnDeny, Permit, Policy, Ready, Traceback,
+};
 use crate::seccomp::{self, Wanted};
 use crate::value::{ByteSize, HostGid, NsId, Tenant};
 
@@ -420,11 +422,18 @@ fn rlimits(
     } else {
         wanted
     };
+    let core = policy.limits.core.value.0;
+    if core > 0 {
+        notes.push(format!(
+            "core dumps of at most {}: the host's kernel.core_pattern says where they go; a pipe in it gets the tenant's memory as root",
+            policy.limits.core.value
+        ));
+    }
     let limits = vec![
         limit(Resource::OpenFiles, open_files),
         // 1 and not 0: with a pipe in core_pattern the kernel ignores 0, and
         // takes 1 as "do not": fs/coredump.c, core(5).
-        limit(Resource::Core, 1),
+        limit(Resource::Core, core.max(1)),
         limit(Resource::LockedMemory, 64 << 10),
         limit(Resource::MessageQueues, 0),
         limit(Resource::Nice, 0),
@@ -526,7 +535,18 @@ fn runtime(
     };
     let memory = circumstances.memory_limit(policy.go.memlimit.value);
     notes.extend(circumstances.advice(&memory));
-    vec![memory, circumstances.max_procs(policy.go.maxprocs.value)]
+    let mut chosen = vec![memory, circumstances.max_procs(policy.go.maxprocs.value)];
+    if let Some(traceback) = policy.go.traceback.value {
+        let core = policy.limits.core.value.0 > 0;
+        let why = match traceback {
+            Traceback::Crash if !core => "go.traceback; no core dump, since limits.core is 0",
+            Traceback::None => "go.traceback; gosandbox dump --stop will print nothing",
+            _ => "go.traceback",
+        };
+        let value = Some(traceback.to_string());
+        chosen.push(Chosen { name: "GOTRACEBACK", value, why: why.to_owned() });
+    }
+    chosen
 }
 
 #[cfg(test)]

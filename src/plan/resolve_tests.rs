@@ -686,5 +686,26 @@ fn what_is_asked_of_the_runtime_wins_and_why_is_shown() {
     assert!(text.contains("GOMEMLIMIT=7MiB (as the policy's environment has it)"), "{text}");
 }
 
+#[test]
+fn tracebacks_and_core_dumps() {
+    let shown = |toml: &str| {
+        let plan = plan(toml, &host()).unwrap();
+        let core = plan.rlimits.iter().find(|l| l.resource == Resource::Core).unwrap();
+        ((core.soft, core.hard), plan.text())
+    };
+    let (core, text) = shown("");
+    // 1 stands for none: core(5), a pipe in core_pattern ignores 0.
+    assert_eq!(core, (1, 1));
+    assert!(!text.contains("GOTRACEBACK") && !text.contains("core dump"), "{text}");
+    let (_, text) = shown("[go]\ntraceback = \"crash\"");
+    assert!(text.contains("GOTRACEBACK=crash (go.traceback; no core dump, since"), "{text}");
+    let (core, text) = shown("[go]\ntraceback = \"crash\"\n[limits]\ncore = \"1G\"");
+    assert_eq!(core, (1 << 30, 1 << 30));
+    assert!(text.contains("GOTRACEBACK=crash (go.traceback)"), "{text}");
+    assert!(text.contains("note: core dumps of at most 1G"), "{text}");
+    let wrong = toml::from_str::<PolicyFile>("[go]\ntraceback = \"some\"").unwrap_err();
+    assert!(wrong.to_string().contains("single"), "{wrong}");
+}
+
 #[path = "admission_tests.rs"]
 mod admission;

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{
     Bind, Egress, Environment, GoRule, Listener, MaxProcs, MemLimit, ModuleRules, Need,
-    NetworkMode, OnDeny, Permit, Ready, Sha256,
+    NetworkMode, OnDeny, Permit, Ready, Sha256, Traceback,
 };
 use crate::value::{ByteSize, CpuQuota, Span};
 
@@ -101,6 +101,8 @@ pub struct LimitsFile {
     pub pids: Option<u32>,
     /// RLIMIT_NOFILE
     pub open_files: Option<u32>,
+    /// RLIMIT_CORE
+    pub core: Option<ByteSize>,
     /// Size of /tmp.
     pub tmp: Option<ByteSize>,
     /// Size of /dev/shm.
@@ -115,6 +117,8 @@ pub struct GoFile {
     pub memlimit: Option<MemLimit>,
     /// GOMAXPROCS
     pub maxprocs: Option<MaxProcs>,
+    /// GOTRACEBACK
+    pub traceback: Option<Traceback>,
 }
 
 /// `[filesystem]`: what of the host is seen inside.

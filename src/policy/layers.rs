@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{
     Bind, Egress, Environment, GoRule, Listener, MaxProcs, MemLimit, ModuleRules, Need,
-    NetworkMode, OnDeny, Permit, PolicyFile, Ready, Sha256,
+    NetworkMode, OnDeny, Permit, PolicyFile, Ready, Sha256, Traceback,
 };
 use crate::seccomp::oci;
 use crate::value::{ByteSize, CpuQuota, Span};
@@ -209,12 +209,14 @@ settings! {
         cpu_weight: Option<u32> = None;
         pids: u32 = 512;
         open_files: u32 = 65536;
+        core: ByteSize = ByteSize(0);
         tmp: ByteSize = ByteSize(64 << 20);
         shm: ByteSize = ByteSize(16 << 20);
     }
     go {
         memlimit: MemLimit = MemLimit::Auto;
         maxprocs: MaxProcs = MaxProcs::Auto;
+        traceback: Option<Traceback> = None;
     }
     filesystem {
         read_only: Vec<Bind> = Vec::new();
@@ -281,6 +283,7 @@ replaced! {
     Option<ByteSize> => |v| v.map_or("unset".into(), |s| s.to_string());
     Option<Sha256> => |v| v.map_or("unset".into(), |s| s.to_string());
     Option<GoRule> => |v| v.as_ref().map_or("unset".into(), ToString::to_string);
+    Option<Traceback> => |v| v.map_or("unset".into(), |t| t.to_string());
     Option<u32> => |v| v.map_or("unset".into(), |s| s.to_string());
 }
 

@@ -83,6 +83,35 @@ impl FromStr for MaxProcs {
     }
 }
 
+/// GOTRACEBACK: what a Go program prints when it dies, by the words of
+/// runtime's documentation, "Environment Variables".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Traceback {
+    /// No goroutine.
+    None,
+    /// The one that failed; all of them on SIGQUIT. What Go does by itself.
+    Single,
+    /// Every one of the program's.
+    All,
+    /// Those of the runtime too.
+    System,
+    /// The same, and it ends by SIGABRT, which dumps core where that is allowed.
+    Crash,
+}
+
+impl fmt::Display for Traceback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Single => "single",
+            Self::All => "all",
+            Self::System => "system",
+            Self::Crash => "crash",
+        })
+    }
+}
+
 /// The tenant's network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NetworkMode {
