@@ -61,3 +61,16 @@ gomemlimit_saves() {
 
 test_gomemlimit_saves_what_dies_without_it_go_1_19() { gomemlimit_saves 1.19; }
 test_gomemlimit_saves_what_dies_without_it_go_1_27() { gomemlimit_saves 1.27; }
+
+test_a_checked_copy_of_the_binary_is_the_tenants_memory() {
+	size=$(stat -c %s "$APPS/1.27/web")
+	tenant unchecked -- --memory 64M --listen 18005 "$APPS/1.27/web"
+	[ "$(number "$(cgroup unchecked.service)/unchecked/memory.stat" shmem)" -lt "$size" ] || fail 'a copy that nobody asked for'
+	tenant checked Environment=GOSANDBOX_BINARY_STATIC=true -- --memory 64M --listen 18006 "$APPS/1.27/web"
+	at_least 'shmem in memory.stat' "$(number "$(cgroup checked.service)/checked/memory.stat" shmem)" "$size"
+	get 18006 /whoami | grep -q '"gomemlimit"' || fail 'it does not answer'
+	# And what gosandbox itself had of it in memory is gone.
+	for fd in /proc/"$(supervisor checked)"/fd/*; do
+		case $(readlink "$fd") in *memfd*) fail 'the supervisor keeps its copy' ;; esac
+	done
+}
