@@ -36,6 +36,7 @@ setup: rust ## install what the tests need, with a line for each
 	@tests/need ip iproute2
 	@tests/need readelf binutils
 	@tests/need git git
+	@tests/need musl-gcc musl-tools
 	@tests/need wrk wrk || echo "SKIPPED: no wrk" >&2
 	@tests/need python3 python3
 	@tests/unpack /usr/share/containers/seccomp.json golang-github-containers-common

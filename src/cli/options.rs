@@ -187,13 +187,14 @@ impl TenantOptions {
         let learns = matches!(purpose, Purpose::Learn { .. });
         let record = learns || purpose == Purpose::Run;
         let copy = policy.asks_of_binary().then_some(policy.limits.memory.value);
-        let (mut binary, file) = open_binary(&tenant, Path::new(name), host::privileged(), copy)?;
+        let privileged = host::privileged();
+        let (mut binary, file) = open_binary(&tenant, Path::new(name), privileged, copy)?;
         let binds = &policy.filesystem;
         let view = host::View {
             root: Path::new("/"),
             origin: binary.path.parent().unwrap_or(Path::new("/")),
             binds: &binds.read_only.value.iter().chain(&binds.read_write.value).collect::<Vec<_>>(),
-            privileged: host::privileged(),
+            privileged,
         };
         binary.libraries = host::libraries(&binary.linkage, &view).map_err(|e| e.to_string());
         let mut host =

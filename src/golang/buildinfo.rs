@@ -140,7 +140,9 @@ fn find(elf: &Elf<'_>) -> Option<u64> {
     let end = start.checked_add(size.min(MAX_SEARCH))?;
     let mut address = start;
     while address < end {
-        let chunk = elf.at(address, CHUNK);
+        // A section that is named for it has it at its start.
+        let most = usize::try_from(end - address).unwrap_or(CHUNK).min(CHUNK);
+        let chunk = elf.at(address, most);
         let whole = chunk.chunks_exact(ALIGN);
         if let Some(index) = whole.clone().position(|piece| piece.starts_with(MAGIC)) {
             return address.checked_add((index * ALIGN) as u64).filter(|found| *found < end);
