@@ -262,8 +262,10 @@ impl<'f> Elf<'f> {
         let entries: Vec<(u64, u64)> = table
             .chunks_exact(2 * width)
             .map(|entry| (number(&entry[..width]), number(&entry[width..])))
-            .take_while(|(tag, _)| *tag != elf::DT_NULL.0.cast_unsigned())
             .collect();
+        // Without its end it was cut off, and may have said more.
+        let end = entries.iter().position(|(tag, _)| *tag == elf::DT_NULL.0.cast_unsigned());
+        let entries = &entries[..end.ok_or(damaged.clone())?];
         let value = |tag: elf::DynamicTag| {
             let tag = tag.0.cast_unsigned();
             entries.iter().find(|(t, _)| *t == tag).map(|(_, v)| *v)

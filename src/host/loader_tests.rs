@@ -333,3 +333,24 @@ fn absurd_programs_are_bounded() {
     host.file("/lib/libbroken.so", &library(&["x"], "", "", "")[..150]);
     assert!(matches!(host.needs(&["libbroken.so"]), Err(LoaderError::Broken(..))));
 }
+
+/// Whatever comes out, it is no panic, and soon.
+#[test]
+fn libraries_cut_and_spoilt() {
+    let host = Host::new();
+    let whole = library(&["libc.so.6", "libb.so"], "liba.so", "/opt/a:$ORIGIN", "$ORIGIN/../b");
+    let begun = std::time::Instant::now();
+    for length in 0..whole.len() {
+        host.file("/lib/liba.so", &whole[..length]);
+        assert!(host.needs(&["liba.so"]).is_err(), "{length}: libb.so is nowhere");
+    }
+    for at in 0..whole.len() {
+        for byte in [0, 1, 0x7f, 0x80, 0xff] {
+            let mut spoilt = whole.clone();
+            spoilt[at] = byte;
+            host.file("/lib/liba.so", &spoilt);
+            drop(host.needs(&["liba.so"]));
+        }
+    }
+    assert!(begun.elapsed() < std::time::Duration::from_secs(60));
+}
