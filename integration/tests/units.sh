@@ -83,6 +83,17 @@ test_the_journal_has_our_records_with_their_tenant() {
 	is "records that claim to be about forger" "$(journalctl --quiet --no-pager -o cat GOSANDBOX_TENANT=forger | grep -c line || true)" 0
 }
 
+# The broker is made when the first call is refused, in the tenant's cgroup and under its limits.
+test_a_refused_call_is_in_the_journal_and_explained() {
+	NO_BLOCK=1 tenant refused -- "$APPS/1.27/calls" 20*319,s:x,9 sleep:60s
+	said() { journalctl --quiet --no-pager -o cat GOSANDBOX_TENANT=refused | grep -q 'refused memfd_create(uname="x", flags=0x9) = EPERM'; }
+	wait_until 30 'the record' said
+	is 'processes of the broker' "$(wc -l <"$(cgroup refused.service)/refused/broker/cgroup.procs")" 1
+	systemctl stop refused.service
+	"$GOSANDBOX" explain refused | grep -qx 'memfd_create(uname="x", flags=0x9) = EPERM, 20 times, last .* ago' || fail "explained: $("$GOSANDBOX" explain refused)"
+	journalctl --quiet --no-pager -o cat GOSANDBOX_TENANT=refused | grep -q 'EPERM, 20 times' || fail 'no last count'
+}
+
 test_the_watchdog_is_fed_and_the_status_is_told() {
 	# A supervisor that did not answer would be killed by systemd after two seconds.
 	tenant dog WatchdogSec=2 -- --require cgroup=best-effort --listen 18064 "$APPS/1.27/web"
