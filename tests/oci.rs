@@ -426,22 +426,29 @@ fn podmans_profile_opens_nothing_that_matters() {
 fn what_a_profile_refuses_fails() {
     let (true, Some(path)) = (root_or_skip(), podman()) else { return };
     let mut profile = read(&path);
-    let refused = ["name_to_handle_at", "memfd_create", "adjtimex"];
+    let refused = ["name_to_handle_at", "memfd_create", "adjtimex", "personality"];
     for entry in profile["syscalls"].as_array_mut().unwrap() {
         let names = entry["names"].as_array_mut().unwrap();
         names.retain(|name| !refused.contains(&name.as_str().unwrap()));
     }
+    let entries = profile["syscalls"].as_array_mut().unwrap();
+    entries.retain(|entry| entry["names"] != json!([]));
     let entry = |name: &str, action: &str| json!({ "names": [name], "action": action });
     let mut strange = entry("name_to_handle_at", "SCMP_ACT_ERRNO");
     // 54, for which the probe has no name.
     strange["errno"] = json!("EXFULL");
+    // For which nobody has a name.
+    let mut nameless = entry("personality", "SCMP_ACT_ERRNO");
+    nameless["errnoRet"] = json!(1234);
     let entries = profile["syscalls"].as_array_mut().unwrap();
-    entries.extend([strange, entry("adjtimex", "SCMP_ACT_KILL")]);
+    entries.extend([strange, nameless, entry("adjtimex", "SCMP_ACT_KILL")]);
     let dir = TempDir::new();
     let policy = policy(&dir, &profile);
     let probe = Sandbox::example("probe").option("--policy", &policy);
-    let found = probe.args(["name-to-handle-at", "memfd-exec", "adjtimex"]).json();
+    let attempts = ["name-to-handle-at", "memfd-exec", "adjtimex", "personality"];
+    let found = probe.args(attempts).json();
     assert_eq!(found["name-to-handle-at"]["errno"], "errno 54", "{found}");
+    assert_eq!(found["personality"]["errno"], "errno 1234", "{found}");
     assert_eq!(found["memfd-exec"]["errno"], "ENOSYS", "{found}");
     assert_eq!(found["adjtimex"]["signal"], "SIGSYS", "{found}");
 }

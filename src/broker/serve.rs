@@ -347,7 +347,7 @@ impl Broker {
             }
             Answer::Refuse(errno) => {
                 self.count(call, number, errno);
-                self.tell(call.id, Err(Errno::from_raw(errno)));
+                _ = notify::answer(self.listener.as_fd(), call.id, Err(errno));
             }
             // It asks about no other.
             Answer::Allow | Answer::Errno(_) | Answer::Kill => {
@@ -374,7 +374,7 @@ impl Broker {
 
     /// ENOENT: the caller was killed, and nobody is to be told.
     fn tell(&self, id: u64, result: Result<i64, Errno>) {
-        _ = notify::answer(self.listener.as_fd(), id, result);
+        _ = notify::answer(self.listener.as_fd(), id, result.map_err(|errno| errno as i32));
     }
 
     /// Puts `fd` in the place of the caller's descriptor.

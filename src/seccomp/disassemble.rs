@@ -4,13 +4,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use nix::errno::Errno;
-
 use super::Arch;
 use super::compile::{
     AND, ARCHITECTURE, ARGUMENTS, JUMP, JUMP_EQ, JUMP_GE, LOAD, NUMBER, RET_ALLOW, RET_ASK,
     RET_ERRNO, RET_KILL_PROCESS, RETURN, X32_BIT,
 };
+use super::explain::errno_name;
 use super::parameters::parameters;
 use crate::sys::seccomp::Instruction;
 
@@ -176,8 +175,7 @@ fn answer(value: u32) -> String {
         RET_ASK => "SECCOMP_RET_USER_NOTIF".to_owned(),
         RET_KILL_PROCESS => "SECCOMP_RET_KILL_PROCESS".to_owned(),
         value if value & 0xffff_0000 == RET_ERRNO => {
-            let errno = Errno::from_raw((value & 0xffff).cast_signed());
-            format!("SECCOMP_RET_ERRNO, {errno:?}")
+            format!("SECCOMP_RET_ERRNO, {}", errno_name((value & 0xffff).cast_signed()))
         }
         _ => String::new(),
     }

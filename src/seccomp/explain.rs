@@ -55,7 +55,15 @@ impl Remedy {
 /// The call as a person would write it, and what its caller got: `ptrace(…) =
 /// EPERM`. `texts` are those that it points to, in the order of its arguments.
 pub fn refused(call: &str, args: &[u64; 6], texts: &[String], errno: i32) -> String {
-    format!("{} = {:?}", self::call(call, args, texts), Errno::from_raw(errno))
+    format!("{} = {}", self::call(call, args, texts), errno_name(errno))
+}
+
+/// EPERM; or the number, where it has no name.
+pub(super) fn errno_name(errno: i32) -> String {
+    match Errno::from_raw(errno) {
+        Errno::UnknownErrno => format!("errno {errno}"),
+        known => format!("{known:?}"),
+    }
 }
 
 /// The call as a person would write it.

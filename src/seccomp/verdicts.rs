@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use nix::errno::Errno;
 use serde::Serialize;
 
+use super::explain::errno_name;
 use super::groups::{ENOSYS, GROUPS, KILL, PROBED};
 use super::parameters::{Kind, parameters};
 use super::{Answer, Arch, Case, Clause, Condition, Operator, Rules, Verdict, Wanted, libc_errno};
@@ -113,7 +113,7 @@ fn answers(call: &str, verdict: &Verdict, on_deny: OnDeny) -> Vec<Reply> {
         Answer::Refuse(value) if on_deny == OnDeny::Kill && value != libc_errno::ENOSYS => {
             "killed".to_owned()
         }
-        Answer::Errno(value) | Answer::Refuse(value) => format!("{:?}", Errno::from_raw(value)),
+        Answer::Errno(value) | Answer::Refuse(value) => errno_name(value),
     };
     let case = |case: &Case| Reply {
         conditions: joined(&case.clauses).iter().map(|clause| written(call, clause)).collect(),

@@ -45,13 +45,14 @@ pub fn receive(listener: BorrowedFd<'_>) -> Result<Notification, Errno> {
     })
 }
 
-/// Gives the waiting caller its return value or errno. ENOENT where it was
-/// killed meanwhile.
-pub fn answer(listener: BorrowedFd<'_>, id: u64, result: Result<i64, Errno>) -> Result<(), Errno> {
+/// Gives the waiting caller its return value or errno; a number, since a profile
+/// may have any, and one that [`Errno`] does not know would become 0, a success.
+/// ENOENT where the caller was killed meanwhile.
+pub fn answer(listener: BorrowedFd<'_>, id: u64, result: Result<i64, i32>) -> Result<(), Errno> {
     let mut raw = libc::seccomp_notif_resp {
         id,
         val: result.unwrap_or(0),
-        error: result.err().map_or(0, |errno| -(errno as i32)),
+        error: result.err().map_or(0, |errno| -errno),
         flags: 0,
     };
     control(listener, libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut raw).map(drop)
