@@ -336,6 +336,8 @@ fn binds_that_would_open_or_break_the_sandbox_are_refused() {
         host.paths.insert(path.into(), fact);
     };
     add("/srv/data", "/srv/data", 1_879_048_200, 0o700);
+    add("/srv", "/srv", 0, 0o755);
+    add("/srv/data/lib", "/srv/data/lib", 0, 0o755);
     add("/srv/theirs", "/srv/theirs", 1001, 0o755);
     add("/srv/link", "/etc", 0, 0o755);
     let ro = |bind: &str| format!("[filesystem]\nread_only = [\"{bind}\"]");
@@ -353,6 +355,26 @@ fn binds_that_would_open_or_break_the_sandbox_are_refused() {
     ] {
         let text = error(&toml, &host);
         assert!(text.starts_with("bind mount: ") && text.contains(why), "{toml}: {text}");
+    }
+    // One file writable at one place and executable at another.
+    let two = |ro: &str, rw: &str| {
+        format!("[filesystem]\nread_only = [\"{ro}\"]\nread_write = [\"{rw}\"]")
+    };
+    let deny = "\n[process]\nwrite_execute = \"deny\"";
+    for (ro, rw, apart) in [
+        ("/srv:/srv", "/srv/data:/data", true),
+        ("/srv/data:/a", "/srv/data:/b", true),
+        ("/srv/data/lib:/lib", "/srv/data:/data", true),
+        ("/srv:/srv", "/srv/data:/srv/data", false),
+        ("/srv/data/lib:/data/lib", "/srv/data:/data", false),
+        ("/srv/theirs:/www", "/srv/data:/www/data", false),
+    ] {
+        plan(&two(ro, rw), &host).unwrap();
+        let found = plan(&(two(ro, rw) + deny), &host);
+        assert_eq!(found.is_err(), apart, "{ro} {rw}");
+        if let Err(error) = found {
+            assert!(error.to_string().contains("could be executed here"), "{error}");
+        }
     }
     let plan = plan(
         "[filesystem]\nread_only = [\"/srv/theirs:/www\"]\nread_write = [\"/srv/data:/www/data\"]",

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{BinaryFacts, HostFacts, Identity, PathFact, PathKind, PlanError, Step};
-use crate::policy::{Bind, Egress, NetworkMode, Policy};
+use crate::policy::{Bind, Egress, NetworkMode, Permit, Policy};
 use crate::value::{ByteSize, Tenant};
 
 /// One thing that is made in the new root.
@@ -290,6 +290,19 @@ fn binds(
             all.push((bind, if library.code { Access::ReadOnly } else { Access::Data }));
         }
     }
+    if policy.process.write_execute.value == Permit::Deny {
+        for bind in &policy_binds.read_only.value {
+            let mut writable = policy_binds.read_write.value.iter();
+            if let Some(other) = writable.find(|other| shares(bind, other)) {
+                return Err(refuse(
+                    bind,
+                    &format!(
+                        "what {other} lets be written could be executed here, which process.write_execute = \"deny\" rules out (bind what they share at one place, or leave one out)"
+                    ),
+                ));
+            }
+        }
+    }
     all.sort_by(|(a, _), (b, _)| a.target.cmp(&b.target));
     let targets: Vec<PathBuf> = all.iter().map(|(bind, _)| bind.target.clone()).collect();
     Ok(all
@@ -303,6 +316,16 @@ fn binds(
             access,
         })
         .collect())
+}
+
+/// Whether files of both are seen at two places. They are not where the inner one
+/// covers just its own part of the outer.
+fn shares(one: &Bind, other: &Bind) -> bool {
+    let apart = |outer: &Bind, inner: &Bind| {
+        let part = inner.source.strip_prefix(&outer.source);
+        part.is_ok_and(|part| outer.target.join(part) != inner.target)
+    };
+    apart(one, other) || apart(other, one)
 }
 
 fn refuse(bind: &Bind, why: &str) -> PlanError {
