@@ -192,6 +192,7 @@ fn stdin() -> nix::Result<StdinFact> {
         SFlag::S_IFSOCK if !is_connection(&stdin) => {
             StdinFact::Door("a socket that is no stream connection")
         }
+        SFlag::S_IFREG if flags & libc::O_ACCMODE != libc::O_RDONLY => StdinFact::Writable,
         _ if io::IsTerminal::is_terminal(&stdin) => StdinFact::Terminal,
         _ => StdinFact::Ordinary,
     })

@@ -75,6 +75,8 @@ pub enum LandlockFact {
 pub enum StdinFact {
     /// A file, a pipe, a socket, a character device.
     Ordinary,
+    /// A file that can be written to: `0<>file`.
+    Writable,
     /// A terminal.
     Terminal,
     /// A directory, a block device, or a descriptor of a path: ways to the

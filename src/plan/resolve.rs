@@ -62,7 +62,14 @@ pub fn resolve(
         )));
     }
     let stdin = match host.stdin {
-        StdinFact::Ordinary => Stdin::Inherited,
+        // Where it lies is not mounted noexec for the tenant.
+        StdinFact::Writable if policy.process.write_execute.value == Permit::Deny => {
+            return Err(PlanError::new(
+                Step::Descriptors,
+                "stdin is a file that can be written and mapped as code, which process.write_execute = \"deny\" rules out (open it for reading: <file)",
+            ));
+        }
+        StdinFact::Ordinary | StdinFact::Writable => Stdin::Inherited,
         StdinFact::Terminal => Stdin::Null,
         StdinFact::Door(what) => {
             return Err(PlanError::new(

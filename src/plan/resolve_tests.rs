@@ -487,6 +487,10 @@ fn stdin_is_no_door() {
     let with = |stdin| HostFacts { stdin, ..host() };
     let text = error("", &with(StdinFact::Door("a directory")));
     assert!(text.starts_with("descriptors: stdin is a directory") && text.contains("</dev/null"));
+    let deny = "[process]\nwrite_execute = \"deny\"";
+    let text = error(deny, &with(StdinFact::Writable));
+    assert!(text.starts_with("descriptors: stdin is a file that can be written"), "{text}");
+    assert_eq!(plan("", &with(StdinFact::Writable)).unwrap().stdin, Stdin::Inherited);
     assert_eq!(plan("", &with(StdinFact::Terminal)).unwrap().stdin, Stdin::Null);
     assert_eq!(plan("", &host()).unwrap().stdin, Stdin::Inherited);
 }
