@@ -1,7 +1,7 @@
 //! What may become code: the two choices of `[process]`, laid over the rules.
 
 use super::{Answer, Case, Rules, Verdict, conditions, intersect, libc_errno};
-use crate::policy::Permit;
+use crate::policy::{NetworkMode, Permit};
 
 impl Rules {
     /// Takes away what `write_execute` and `memfd_execute` deny; never gives out a
@@ -12,6 +12,14 @@ impl Rules {
     pub fn keep_code(mut self, write_execute: Permit, memfd: Permit) -> Result<Self, String> {
         let given = |rules: &Self, name| rules.get(name).is_some_and(Verdict::gives);
         if memfd == Permit::Allow && given(&self, "memfd_create") {
+            let own = conditions::verdict("memfd_create", &NetworkMode::Private);
+            if self.get("memfd_create") != Some(&own) {
+                return Err(
+                    "memfd_create: the profile lets through some of its arguments only, and \
+                     process.memfd_execute = \"allow\" all of them (leave one of them out)"
+                        .to_owned(),
+                );
+            }
             self.set("memfd_create", Answer::Allow.into());
         }
         if write_execute == Permit::Allow {

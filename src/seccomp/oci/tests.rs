@@ -477,6 +477,27 @@ fn gosandboxs_own_walls_stay() {
     assert!(said.starts_with("exit_group is not allowed"), "{said}");
 }
 
+/// A choice of the policy's that is of the whole call does not undo what a
+/// profile says of its arguments.
+#[test]
+fn files_in_memory_are_executed_on_the_profiles_conditions_or_not_at_all() {
+    use crate::policy::Permit::{Allow, Deny};
+    let kept = |default: &str, rest: &str, memfd| {
+        let text = with_default(default, &entry("memfd_create", "ALLOW", rest));
+        let (rules, _) = rules(&load(&text, HERE).unwrap(), &NetworkMode::Private);
+        rules.keep_code(Allow, memfd)
+    };
+    for default in ["ERRNO", ENOSYS, "KILL"] {
+        let whole = kept(default, "", Allow).unwrap();
+        assert!(whole.get("memfd_create").unwrap().is(Answer::Allow), "{default}");
+        // MFD_HUGETLB not.
+        let part = compare(&[(1, 4, "MASKED_EQ 0")]);
+        let said = kept(default, &part, Allow).unwrap_err();
+        assert!(said.starts_with("memfd_create: the profile lets through some"), "{said}");
+        kept(default, &part, Deny).unwrap();
+    }
+}
+
 /// A default other than EPERM is that of every call that has no other answer.
 #[test]
 fn the_default_is_of_every_call() {
