@@ -291,7 +291,7 @@ fn binds(
         }
     }
     if policy.process.write_execute.value == Permit::Deny {
-        for bind in &policy_binds.read_only.value {
+        for (bind, _) in all.iter().filter(|(_, access)| *access == Access::ReadOnly) {
             let mut writable = policy_binds.read_write.value.iter();
             if let Some(other) = writable.find(|other| shares(bind, other)) {
                 return Err(refuse(
