@@ -19,6 +19,7 @@ use super::answer::Bad;
 use super::dns::{Code, Kind, Query};
 use super::egress::Rules;
 use super::words::{UNLED, Words};
+use crate::policy::Egress;
 
 /// Most questions that are asked at a time; a client whose question was dropped
 /// asks again.
@@ -106,6 +107,10 @@ impl Resolver {
                 return;
             }
         };
+        if !is_name(&query.name) {
+            self.tell(&client, &query.refuse(Code::NxDomain));
+            return;
+        }
         if !rules.has_name(&query.name) {
             let name = &query.name;
             if self.learns {
@@ -189,6 +194,12 @@ impl Resolver {
     }
 }
 
+/// Whether a rule for `name` would be one for a name: `10.0.0.1`, which is a name
+/// to DNS, would be written down as an address, and one that a name never opens.
+fn is_name(name: &str) -> bool {
+    format!("{name}:443").parse::<Egress>().is_ok_and(|rule| rule.is_name())
+}
+
 /// Asks `server`; what it is recognised by, and where the answer will come.
 fn question(query: &Query, server: SocketAddr) -> Result<(u16, OwnedFd), Errno> {
     let (family, address): (_, Box<dyn SockaddrLike>) = match server {
@@ -222,6 +233,21 @@ pub(crate) fn upstream(text: &str) -> Vec<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_rule_takes_for_an_address_is_no_name() {
+        for (name, expected) in [
+            ("example.com", true),
+            ("_dmarc.10.example", true),
+            ("169.254.169.254", false),
+            ("127.1", false),
+            ("com.1", false),
+            ("-x.example", false),
+            ("", false),
+        ] {
+            assert_eq!(is_name(name), expected, "{name}");
+        }
+    }
 
     #[test]
     fn resolvers_are_read_as_the_c_library_reads_them() {
