@@ -31,7 +31,13 @@ pub struct Learnt {
     unled: BTreeSet<String>,
     /// Addresses bound in the tenant's own network.
     bound: BTreeMap<String, Evidence>,
+    /// Whether there were more of one of these three than are kept.
+    left_out: bool,
 }
+
+/// Most destinations, and most addresses bound, that are kept: a tenant can make
+/// up any number, and each is memory, a line said and a line of the policy.
+const MOST: usize = 1024;
 
 /// Why something is in the policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -98,22 +104,37 @@ impl Learnt {
             Word::Led(rule) => {
                 let rule = rule.parse::<Egress>().ok()?.to_string();
                 let known = self.led.contains_key(&rule);
+                if !known && self.led.len() >= MOST {
+                    return self.leave_out();
+                }
                 self.led.entry(rule.clone()).or_default().once();
                 (!known).then(|| format!("connects to {rule}"))
             }
             Word::Unled(rule) => {
                 let rule = rule.parse::<Egress>().ok()?.to_string();
+                if self.unled.len() >= MOST && !self.unled.contains(&rule) {
+                    return self.leave_out();
+                }
                 let new = self.unled.insert(rule.clone());
                 new.then(|| format!("wants to connect to {rule}, and is refused"))
             }
             Word::Bound(address) => {
                 let listener = address.parse::<Listener>().ok()?.address.to_string();
                 let known = self.bound.contains_key(&listener);
+                if !known && self.bound.len() >= MOST {
+                    return self.leave_out();
+                }
                 self.bound.entry(listener.clone()).or_default().once();
                 (!known).then(|| format!("listens at {listener}"))
             }
             Word::Denied(_) | Word::Failed(_) | Word::Listening | Word::Line(_) => None,
         }
+    }
+
+    /// The first time it is news.
+    fn leave_out(&mut self) -> Option<String> {
+        let first = !std::mem::replace(&mut self.left_out, true);
+        first.then(|| format!("reaches for more than {MOST} addresses; the others are left out"))
     }
 
     /// Whether nothing was seen: the tenant did not run.
@@ -218,6 +239,9 @@ impl Learnt {
             return;
         }
         out.push_str("\n[network]\n");
+        if self.left_out {
+            _ = writeln!(out, "# There was more: {MOST} of a kind are written down.");
+        }
         if !listen.is_empty() {
             out.push_str("listen = [\n");
             for (listener, why) in listen {
@@ -387,6 +411,29 @@ mod tests {
         assert!(text.ends_with(expected), "{text}\n---\n{expected}");
         assert!(text.starts_with(TITLE) && text.contains(" in 1 run. "), "{text}");
         assert!(difference.contains("- 1 calls: ptrace\n"), "{difference}");
+        toml::from_str::<PolicyFile>(&text).unwrap();
+    }
+
+    #[test]
+    fn a_tenant_that_reaches_for_everything_is_written_down_for_a_while() {
+        let mut learnt = Learnt::default();
+        let root = Path::new("/");
+        let words: [fn(String) -> Word; 3] = [Word::Led, Word::Unled, Word::Bound];
+        let mut news = 0;
+        for (kind, word) in words.into_iter().enumerate() {
+            for n in 0..3000 {
+                let tcp = if kind == 2 { "tcp:" } else { "" };
+                let address = format!("{tcp}192.0.{}.{}:{}", n / 256, n % 256, kind + 1);
+                news += usize::from(learnt.hear(word(address), root).is_some());
+            }
+        }
+        assert_eq!(news, 3 * 1024 + 1);
+        let (text, _) = learnt.policy(parent(&[]), &Earlier::default(), &[]);
+        assert_eq!(
+            text.matches("\"192.0.").count() + text.matches("\"tcp:192.0.").count(),
+            3 * 1024
+        );
+        assert!(text.contains("[network]\n# There was more: 1024 of a kind"), "{text}");
         toml::from_str::<PolicyFile>(&text).unwrap();
     }
 
