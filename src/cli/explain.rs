@@ -40,7 +40,7 @@ pub(super) fn explain(options: &ExplainOptions) -> Status {
     };
     let text = if options.json {
         match serde_json::to_string_pretty(&refusals) {
-            Ok(text) => text + "\n",
+            Ok(text) => ascii(&text) + "\n",
             Err(e) => return fail(e.to_string()),
         }
     } else {
@@ -49,6 +49,26 @@ pub(super) fn explain(options: &ExplainOptions) -> Status {
     // `explain | head` is no failure.
     drop(std::io::stdout().write_all(text.as_bytes()));
     Status::Code(0)
+}
+
+/// The same JSON for a terminal: texts in it are the tenant's, and JSON lets DEL
+/// and all above stand as they are (RFC 8259, 7), controls like U+009B among them.
+/// Only texts have such characters.
+fn ascii(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c == '\n' || c == ' ' || c.is_ascii_graphic() {
+            out.push(c);
+        } else {
+            let units = c
+                .encode_utf16(&mut [0; 2])
+                .iter()
+                .map(|u| format!("\\u{u:04x}"))
+                .collect::<String>();
+            out.push_str(&units);
+        }
+    }
+    out
 }
 
 fn text(tenant: &Tenant, refusals: &Refusals) -> String {
@@ -150,6 +170,16 @@ mod tests {
         assert!(text.contains("unshare(unshare_flags=0x0) = EPERM, once, last "), "{text}");
         assert!(text.contains("no policy can allow it"), "{text}");
         assert!(text.contains("syscalls.deny has it"), "{text}");
+    }
+
+    #[test]
+    fn json_holds_no_control_character_and_says_the_same() {
+        let texts = vec!["\u{9b}31m\u{7f}\u{202e}\u{1b}\t\"\u{1f600}ä\n".to_owned()];
+        let calls = vec![Refused { texts, ..refused("mount", 1) }];
+        let refusals = Refusals { calls, ..Refusals::default() };
+        let json = ascii(&serde_json::to_string_pretty(&refusals).unwrap());
+        assert!(json.bytes().all(|b| b == b'\n' || (b' '..=b'~').contains(&b)), "{json}");
+        assert_eq!(serde_json::from_str::<Refusals>(&json).unwrap(), refusals);
     }
 
     #[test]
