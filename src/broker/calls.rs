@@ -285,8 +285,9 @@ fn stream(
     };
     if decision == Decision::Allowed {
         if broker.learns && !broker.own_door(to) {
-            let rule = broker.egress.suggestion(to);
-            broker.words.send(LED, rule.to_string().as_bytes());
+            for rule in broker.egress.learnt(to) {
+                broker.words.send(LED, rule.to_string().as_bytes());
+            }
         }
         let outside = new_socket(&socket)?;
         let connected = net::connect(outside.as_fd(), bytes);

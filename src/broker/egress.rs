@@ -93,9 +93,9 @@ impl Rules {
         let until = now + ttl.max(LEAST_PIN);
         self.pins.retain(|pin| pin.until > now);
         for rule in self.of_name(name).collect::<Vec<_>>() {
-            if let Some(known) =
-                self.pins.iter_mut().find(|pin| pin.address == address && pin.rule == rule)
-            {
+            let same =
+                |pin: &&mut Pin| pin.address == address && pin.rule == rule && pin.name == name;
+            if let Some(known) = self.pins.iter_mut().find(same) {
                 known.until = known.until.max(until);
                 continue;
             }
@@ -171,6 +171,25 @@ impl Rules {
         found
     }
 
+    /// What `learn` writes down of a connection to `to`: a rule for each name that
+    /// led there, since it is not known by which the tenant came.
+    pub(super) fn learnt(&self, to: SocketAddr) -> Vec<Egress> {
+        let address = to.ip().to_canonical();
+        let every = |pin: &&Pin| {
+            let rule = self.rules.get(pin.rule);
+            pin.address == address
+                && matches!(rule, Some(Egress::Name(name, _)) if *name == NameRule::every())
+        };
+        let named = self.pins.iter().filter(every);
+        let mut rules: Vec<Egress> = named
+            .map(|pin| Egress::Name(NameRule::exactly(&pin.name), Port::One(to.port())))
+            .collect();
+        if rules.is_empty() || is_special(address) {
+            rules = vec![self.suggestion(to)];
+        }
+        rules
+    }
+
     /// The rule that would let `to` through: with the name that led there, where
     /// one did and an address of its kind may be meant by a name.
     pub(super) fn suggestion(&self, to: SocketAddr) -> Egress {
@@ -180,9 +199,7 @@ impl Rules {
             && let Some(Egress::Name(name, _)) = self.rules.get(pin.rule)
             && !is_special(address)
         {
-            let every = *name == NameRule::every();
-            let name = if every { NameRule::exactly(&pin.name) } else { name.clone() };
-            return Egress::Name(name, Port::One(to.port()));
+            return Egress::Name(name.clone(), Port::One(to.port()));
         }
         let network = match address {
             IpAddr::V4(v4) => Network::v4(v4.octets(), 32),
@@ -247,6 +264,23 @@ mod tests {
         ] {
             assert_eq!(decide(&mut r, to), expected, "{to}");
         }
+    }
+
+    /// Two names of one address are two rules, whichever was asked for last.
+    #[test]
+    fn every_name_that_led_somewhere_is_learnt() {
+        let mut r = Rules::new(Egress::everything().to_vec());
+        let now = Instant::now();
+        let (to, elsewhere) = ("192.0.2.7:443".parse().unwrap(), "192.0.2.8:80".parse().unwrap());
+        for name in ["a.example.com", "b.example.com", "a.example.com"] {
+            r.pin(name, IpAddr::from([192, 0, 2, 7]), Duration::ZERO, now);
+        }
+        r.pin("c.example.com", IpAddr::from([10, 0, 0, 8]), Duration::ZERO, now);
+        let learnt =
+            |r: &Rules, to| r.learnt(to).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(learnt(&r, to), ["a.example.com:443", "b.example.com:443"]);
+        assert_eq!(learnt(&r, elsewhere), ["192.0.2.8:80"]);
+        assert_eq!(learnt(&r, "10.0.0.8:80".parse().unwrap()), ["10.0.0.8:80"]);
     }
 
     /// The lists of RFC 6890, 4193, 4291 and 6598, and each in the wrappings

@@ -18,7 +18,7 @@ pub enum Remedy {
     Arguments,
     /// Nothing: with it the sandbox would be none.
     Never,
-    /// Nothing: no kernel that this program knows has it.
+    /// Nothing: it is no call, or newer than this program.
     Unknown,
 }
 
@@ -47,7 +47,7 @@ impl Remedy {
             Self::Undeny => "syscalls.deny has it".to_owned(),
             Self::Arguments => "other arguments are let through, these never".to_owned(),
             Self::Never => "no policy can allow it: it would open the sandbox".to_owned(),
-            Self::Unknown => "it is newer than this gosandbox".to_owned(),
+            Self::Unknown => "it is none that this gosandbox knows".to_owned(),
         }
     }
 }

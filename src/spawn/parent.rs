@@ -186,12 +186,19 @@ pub fn spawn(mut prepared: Prepared, plan: &Plan) -> Result<Running, StartError>
 
 impl Standby {
     /// The broker, which begins as a copy of this process. Signals are blocked, and
-    /// stay so in it.
-    fn make(self, cgroup: Option<&File>) -> Result<Broker, Errno> {
+    /// stay so in it. `setup` is the supervisor's end of the channel to init.
+    fn make(self, cgroup: Option<&File>, setup: BorrowedFd<'_>) -> Result<Broker, Errno> {
         let (ours, theirs) = pair()?;
         match sys::process::clone(0, cgroup.map(File::as_fd))? {
             Cloned::Child => {
                 drop(ours);
+                // Init takes its other end for the supervisor. It has to close with
+                // the supervisor, before the broker says that it is ready: init could
+                // be late with its question, and nobody would end it.
+                let number = std::os::fd::AsRawFd::as_raw_fd(&setup).unsigned_abs();
+                if sys::fd::close_between(number, number).is_err() {
+                    sys::process::exit(1);
+                }
                 let source = match self.given {
                     Some(given) => broker::Source::Given(given),
                     None => broker::Source::Init(&self.handover),
@@ -398,7 +405,7 @@ impl Running {
     fn make_broker(&mut self) -> Result<(), CgroupError> {
         let Some(standby) = self.standby.take() else { return Ok(()) };
         let cgroup = self.cgroup.as_ref().map(Instance::for_broker).transpose()?.flatten();
-        let made = standby.make(cgroup.as_ref());
+        let made = standby.make(cgroup.as_ref(), self.setup.as_fd());
         self.broker =
             Some(made.map_err(|e| CgroupError { path: PathBuf::new(), cause: e.into() })?);
         Ok(())

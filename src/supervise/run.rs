@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigmaskHow, sigprocmask};
 use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
@@ -43,7 +44,12 @@ impl Signals {
     /// What socketpair(2) and sigaction(2) say.
     pub fn catch() -> io::Result<Self> {
         let (read, write) = UnixStream::pair()?;
-        SignalDelivery::with_pipe(read, write, SignalOnly, SIGNALS).map(Self)
+        // One that comes while signal-hook has its handler in place and not yet what
+        // the handler does would be swallowed.
+        let mask = sys::signal::block_all()?;
+        let caught = SignalDelivery::with_pipe(read, write, SignalOnly, SIGNALS).map(Self);
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?;
+        caught
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
@@ -297,9 +303,8 @@ fn last_words(running: &mut Running, open: &mut Open) -> io::Result<Vec<Event>> 
 fn last_denials(running: &Running, lines: &mut Lines, heard: &mut Heard<'_>) {
     let Some(broker) = &running.broker else { return };
     broker.dismiss();
-    let mut left = 10_000;
-    while left > 0 && broker.speaks(PollTimeout::from(LAST_WORDS)) {
-        left -= 1;
+    let deadline = Instant::now() + LAST_WORDS;
+    while Instant::now() < deadline && broker.speaks(PollTimeout::from(PAUSE)) {
         match broker.read() {
             Some(Word::Failed(_) | Word::Listening | Word::Line(_)) => {}
             Some(told) => heard(told, lines.take(Instant::now())),
@@ -308,8 +313,10 @@ fn last_denials(running: &Running, lines: &mut Lines, heard: &mut Heard<'_>) {
     }
 }
 
-/// How long the broker may take for its last words, in milliseconds.
-const LAST_WORDS: u8 = 200;
+/// How long the broker may take for its last words, all in all.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How long it may pause between them, in milliseconds.
+const PAUSE: u8 = 200;
 
 /// The sources that are ready, in the order of [`Source`].
 fn ready(
