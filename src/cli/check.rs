@@ -77,13 +77,17 @@ fn broker(roots: &Roots) -> Result<String, String> {
                 .to_owned(),
         );
     }
-    seccomp(roots, "user_notif", "boot 5.19 or later, or write network = \"host\"")?;
+    seccomp(roots, "user_notif", WITHOUT)?;
     let (version, release) = host::kernel(roots).map_err(|e| e.to_string())?;
     if version < (5, 19) {
-        return Err(format!("Linux {release}: boot 5.19 or later, or write network = \"host\""));
+        return Err(format!("Linux {release}: {WITHOUT}"));
     }
-    Ok("binds and connections of private networks".to_owned())
+    Ok("binds and connections of private networks, names of refused calls".to_owned())
 }
+
+/// What to do where there can be no broker.
+const WITHOUT: &str =
+    "boot 5.19 or later, or write network = \"host\" and syscalls.on_deny = \"errno\"";
 
 /// The switches that distributions put in front of them.
 fn user_namespaces(roots: &Roots) -> Result<String, String> {

@@ -73,7 +73,7 @@ pub fn remedy(step: Step, errno: Errno) -> Option<&'static str> {
             "a seccomp profile around gosandbox has to let the three calls of Landlock through, or accept what is missing with --require landlock=best-effort"
         }
         (Step::Filter, Errno::EINVAL | Errno::ENOSYS) => {
-            "this kernel lacks CONFIG_SECCOMP_FILTER, or is older than 5.19, which the broker of a private network needs: network = \"host\" does without"
+            "this kernel lacks CONFIG_SECCOMP_FILTER, or is older than 5.19, which a broker needs: network = \"host\" with syscalls.on_deny = \"errno\" does without"
         }
         (Step::BrokerSources, Errno::ELOOP) => {
             "a symbolic link is in the path: write the path it leads to"
