@@ -1,4 +1,4 @@
-//! For unit tests only: a directory that goes away, and the least program.
+//! For unit tests only: a directory that goes away, numbers, and the least program.
 
 use std::path::{Path, PathBuf};
 
@@ -30,6 +30,19 @@ impl TempDir {
 impl Drop for TempDir {
     fn drop(&mut self) {
         drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+/// xorshift64*, the same numbers every time.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    /// A number below `limit`.
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        usize::try_from(self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33).unwrap() % limit
     }
 }
 

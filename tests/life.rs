@@ -10,7 +10,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::time::{Duration, Instant};
 
-use common::{Client, Running, Sandbox, TempDir, User, root_or_skip, skip, wait_for, within};
+use common::{
+    Client, Running, Sandbox, TempDir, User, root_or_skip, skip, tool_or_skip, wait_for, within,
+};
 use nix::sys::signal::Signal::{
     self, SIGHUP, SIGINT, SIGKILL, SIGSTOP, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH,
 };
@@ -847,6 +849,63 @@ fn a_supervisor_may_be_killed_at_any_moment_of_the_start() {
         assert_eq!(last.code(), Some(0), "{last:?}");
         sandbox.assert_nothing_left();
     }
+}
+
+/// The process that a wrapper has started, and its children: init first.
+fn below(pid: i32) -> Vec<i32> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let all = std::fs::read_to_string(path).unwrap_or_default();
+    all.split_whitespace().map(|child| child.parse().unwrap()).collect()
+}
+
+fn strace<const N: usize>(expressions: [&str; N]) -> Vec<String> {
+    let words = ["strace", "-qq", "-o", "/dev/null"].map(str::to_owned);
+    words.into_iter().chain(expressions.map(str::to_owned)).collect()
+}
+
+/// A handler is in place a moment before it knows what to do. Here strace makes
+/// the moment long, and the signal comes in it.
+#[test]
+fn a_signal_that_comes_while_handlers_are_set_up_is_not_lost() {
+    if !root_or_skip() || tool_or_skip("strace").is_none() {
+        return;
+    }
+    let slow = ["-e", "trace=rt_sigaction", "-e", "inject=rt_sigaction:delay_exit=150000"];
+    let running = hello(["sleep", "1h"]).wrapped(strace(slow)).start();
+    let supervisor = wait_for("the supervisor", || below(running.pid()).first().copied());
+    wait_for("the handler", || {
+        let status = std::fs::read_to_string(format!("/proc/{supervisor}/status")).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        let caught = u64::from_str_radix(caught.trim(), 16).unwrap();
+        (caught >> (SIGTERM as i32 - 1) & 1 == 1).then_some(())
+    });
+    kill(supervisor, SIGTERM);
+    let output = running.wait();
+    assert_eq!(output.signal(), Some(15), "{output:?}");
+}
+
+/// An init that is late sees that its supervisor is dead, also while the broker,
+/// which begins as a copy of the supervisor, is on its way.
+#[test]
+fn a_broker_is_not_taken_for_its_supervisor() {
+    if !root_or_skip() || tool_or_skip("strace").is_none() {
+        return;
+    }
+    // setns is the broker's, sethostname init's.
+    let late = ["-f", "-e", "trace=setns,sethostname", "-e", "inject=setns:delay_enter=5000000"];
+    let later = ["-e", "inject=sethostname:delay_enter=1000000"];
+    let words = [strace(late), later.map(str::to_owned).to_vec()].concat();
+    let running = hello(["sleep", "1h"]).option("--listen", "0").wrapped(words).start();
+    let supervisor = wait_for("the supervisor", || below(running.pid()).first().copied());
+    let (init, broker) = wait_for("init and the broker", || match below(supervisor)[..] {
+        [init, broker] => Some((init, broker)),
+        _ => None,
+    });
+    kill(supervisor, SIGKILL);
+    let alive = |pid: i32| std::path::Path::new(&format!("/proc/{pid}")).exists();
+    wait_for("init's end", || (!alive(init)).then_some(()));
+    assert!(alive(broker), "init has waited for it");
+    running.wait();
 }
 
 #[test]

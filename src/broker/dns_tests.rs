@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::*;
 use crate::broker::answer::{Answer, Bad, MAX_ADDRESSES};
+use crate::testing::Random;
 
 const A: u16 = 1;
 const CNAME: u16 = 5;
@@ -423,19 +424,8 @@ fn a_hundred_addresses_are_cut() {
     assert_eq!(many(A, true, b"\x03abc\0"), (512, 30));
 }
 
-/// xorshift64*, the same numbers every time.
-struct Random(u64);
-
 impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        let number = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
-        usize::try_from(number).unwrap() % limit
-    }
-
-    fn mutate(&mut self, bytes: &mut Vec<u8>) {
+    fn spoil(&mut self, bytes: &mut Vec<u8>) {
         const TELLING: [u8; 12] = [0, 1, 5, 28, 41, 63, 64, 0x80, 0xc0, 0xc1, 0xfe, 0xff];
         for _ in 0..=self.below(4) {
             let at = self.below(bytes.len());
@@ -479,7 +469,7 @@ fn hostile_bytes_do_no_harm() {
     assert_eq!(ours.read_answer(7, &answer).unwrap().addresses, [(v4(1), 60)]);
     for _ in 0..200_000 {
         let mut bytes = asked.clone();
-        random.mutate(&mut bytes);
+        random.spoil(&mut bytes);
         match Query::parse(&bytes) {
             Ok(query) => {
                 queries += 1;
@@ -497,7 +487,7 @@ fn hostile_bytes_do_no_harm() {
             Err(Malformed { reply: None }) => {}
         }
         let mut bytes = answer.clone();
-        random.mutate(&mut bytes);
+        random.spoil(&mut bytes);
         if let Ok(answer) = ours.read_answer(7, &bytes) {
             answers += 1;
             assert!(answer.addresses.len() <= MAX_ADDRESSES);

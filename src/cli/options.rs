@@ -34,7 +34,7 @@ pub struct TenantOptions {
     /// Name of the tenant [default: the binary's name]
     #[arg(long, value_name = "NAME")]
     tenant: Option<Tenant>,
-    /// web, job, or a file with a slash in its path
+    /// web, job, strict, or a path with a slash in it
     #[arg(long, value_name = "FILE|NAME")]
     policy: Option<String>,
     /// Socket: [NAME=]tcp:HOST:PORT, unix:PATH or PORT

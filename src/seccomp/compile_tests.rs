@@ -60,10 +60,10 @@ fn verdict(rules: &Rules, arch: Arch, number: u32) -> Verdict {
     }
 }
 
-/// What a verdict says of a call with these arguments, without any BPF.
+/// What a verdict says of a call with these arguments, without any BPF: what the
+/// broker goes by, so that the two are held against each other.
 fn expected(on_deny: OnDeny, verdict: &Verdict, args: [u64; 6]) -> u32 {
-    let case = verdict.cases.iter().find(|case| hold(&case.clauses, args));
-    match case.map_or(verdict.last, |case| case.answer) {
+    match verdict.answer(args) {
         Answer::Allow => libc::SECCOMP_RET_ALLOW,
         Answer::Kill => libc::SECCOMP_RET_KILL_PROCESS,
         Answer::Ask => libc::SECCOMP_RET_USER_NOTIF,
@@ -77,24 +77,6 @@ fn expected(on_deny: OnDeny, verdict: &Verdict, args: [u64; 6]) -> u32 {
     }
 }
 
-/// Whether every condition of one of the clauses holds.
-fn hold(clauses: &[Vec<Condition>], args: [u64; 6]) -> bool {
-    let holds = |c: &Condition| {
-        let value = args[usize::from(c.argument)];
-        let value = if c.width == Width::Int { value & 0xffff_ffff } else { value };
-        match c.operator {
-            Operator::Is(v) => value == v,
-            Operator::IsNot(v) => value != v,
-            Operator::Masked(mask, v) => value & mask == v,
-            Operator::Less(v) => value < v,
-            Operator::AtMost(v) => value <= v,
-            Operator::AtLeast(v) => value >= v,
-            Operator::More(v) => value > v,
-        }
-    };
-    clauses.iter().any(|clause| clause.iter().all(holds))
-}
-
 /// Arguments for a call with this verdict: for each argument that is compared,
 /// the values around every constant it is compared with, each bit of a mask
 /// turned over, the high half set and clear; all of them with all of the others.
@@ -105,13 +87,7 @@ fn boundary(verdict: &Verdict) -> Vec<[u64; 6]> {
     for condition in verdict.conditions() {
         let values = &mut values[usize::from(condition.argument)];
         values.extend([0, 1, u64::from(u32::MAX), 1 << 32, 1 << 63, u64::MAX]);
-        let (Operator::Is(v)
-        | Operator::IsNot(v)
-        | Operator::Masked(_, v)
-        | Operator::Less(v)
-        | Operator::AtMost(v)
-        | Operator::AtLeast(v)
-        | Operator::More(v)) = condition.operator;
+        let v = condition.operator.number();
         values.extend([v, v.wrapping_add(1), v.wrapping_sub(1)]);
         values.extend([v << 32, v | v << 32, v | 1 << 32, v | 1 << 63]);
         if let Operator::Masked(mask, v) = condition.operator {

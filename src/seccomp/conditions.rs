@@ -70,6 +70,20 @@ pub(super) fn key(first: u8, words: [u64; 3]) -> Clause {
     (first..).zip(words).map(|(argument, word)| long(argument, word)).collect()
 }
 
+impl Operator {
+    /// What is compared with.
+    pub fn number(self) -> u64 {
+        let (Self::Is(number)
+        | Self::IsNot(number)
+        | Self::Masked(_, number)
+        | Self::Less(number)
+        | Self::AtMost(number)
+        | Self::AtLeast(number)
+        | Self::More(number)) = self;
+        number
+    }
+}
+
 const fn int(argument: u8, value: u64) -> Condition {
     Condition { argument, width: Width::Int, operator: Operator::Is(value) }
 }

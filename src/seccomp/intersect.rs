@@ -128,18 +128,9 @@ fn verdict_of(cases: Vec<Case>, mut last: Answer) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// xorshift64*, the same numbers every time.
-    struct Random(u64);
+    use crate::testing::Random;
 
     impl Random {
-        fn below(&mut self, limit: usize) -> usize {
-            self.0 ^= self.0 >> 12;
-            self.0 ^= self.0 << 25;
-            self.0 ^= self.0 >> 27;
-            usize::try_from(self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33).unwrap() % limit
-        }
-
         fn condition(&mut self) -> Condition {
             let width = if self.below(2) == 0 { Width::Int } else { Width::Long };
             let mut number = || {

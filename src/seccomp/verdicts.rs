@@ -135,16 +135,17 @@ struct Test {
 
 impl Test {
     fn of(condition: &Condition) -> Self {
-        let (mask, operator, value) = match condition.operator {
-            Operator::Is(value) => (None, "==", value),
-            Operator::IsNot(value) => (None, "!=", value),
-            Operator::Masked(mask, value) => (Some(mask), "==", value),
-            Operator::Less(value) => (None, "<", value),
-            Operator::AtMost(value) => (None, "<=", value),
-            Operator::AtLeast(value) => (None, ">=", value),
-            Operator::More(value) => (None, ">", value),
+        let (mask, operator) = match condition.operator {
+            Operator::Is(_) => (None, "=="),
+            Operator::IsNot(_) => (None, "!="),
+            Operator::Masked(mask, _) => (Some(mask), "=="),
+            Operator::Less(_) => (None, "<"),
+            Operator::AtMost(_) => (None, "<="),
+            Operator::AtLeast(_) => (None, ">="),
+            Operator::More(_) => (None, ">"),
         };
-        Self { argument: condition.argument, mask, operator, values: vec![value] }
+        let values = vec![condition.operator.number()];
+        Self { argument: condition.argument, mask, operator, values }
     }
 
     /// Whether the two differ in nothing but their values.
