@@ -892,7 +892,7 @@ fn a_broker_is_not_taken_for_its_supervisor() {
         return;
     }
     // setns is the broker's, sethostname init's.
-    let late = ["-f", "-e", "trace=setns,sethostname", "-e", "inject=setns:delay_enter=5000000"];
+    let late = ["-f", "-e", "trace=setns,sethostname", "-e", "inject=setns:delay_enter=15000000"];
     let later = ["-e", "inject=sethostname:delay_enter=1000000"];
     let words = [strace(late), later.map(str::to_owned).to_vec()].concat();
     let running = hello(["sleep", "1h"]).option("--listen", "0").wrapped(words).start();
