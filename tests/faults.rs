@@ -316,6 +316,7 @@ const SWEPT: &[&str] = &[
     "move_mount",
     "mount_setattr",
     "mkdirat",
+    "mknodat",
     "symlinkat",
     "newfstatat",
     "prctl",
@@ -357,8 +358,6 @@ const SWEPT: &[&str] = &[
 /// Failures that may be passed over, and why. Everything else has to end the
 /// start: a protection is never missing in silence.
 const HARMLESS: &[(&str, &str, &str)] = &[
-    ("prlimit64", "RLIMIT_STACK", "the C library asks how large its own stack is"),
-    ("openat", "/proc/self/maps", "the Rust runtime looks for its own stack"),
     ("openat", "cgroup.controllers", "none are found, and the start says what it goes without"),
     ("openat", "cgroup.events", "only after the end"),
     ("openat", "memory.events", "only after the end"),
@@ -366,7 +365,6 @@ const HARMLESS: &[(&str, &str, &str)] = &[
     ("openat", "osrelease", "which kernel it is, for a structure that grew"),
     ("newfstatat", "(0, \"\"", "what stdin is; an open descriptor can be asked"),
     ("newfstatat", "(2, \"\"", "what stderr is; then nothing is said on it"),
-    ("newfstatat", "(3, \"\"", "the C library looks for its own stack"),
     ("ioctl", "TCGETS", "is it a terminal"),
     ("ioctl", "TIOCGWINSZ", "how wide is it"),
     ("flock", "LOCK_UN", "closing lets go of it too"),

@@ -32,6 +32,7 @@ use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::rc::Rc;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -83,7 +84,7 @@ pub(crate) struct Setup {
     /// The host's resolvers, where a name is listed.
     pub(crate) resolvers: Vec<SocketAddr>,
     /// Those of the filter, which does not say why it asks.
-    pub(crate) rules: Rules,
+    pub(crate) rules: Rc<Rules>,
     /// Whether it also tells what is let through.
     pub(crate) learns: bool,
     /// The highest capability of this kernel.

@@ -8,6 +8,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -43,7 +44,7 @@ pub(super) struct Broker {
     /// Where other egress leads.
     pub(super) egress: egress::Rules,
     /// The filter's.
-    pub(super) rules: seccomp::Rules,
+    pub(super) rules: Rc<seccomp::Rules>,
     /// What was refused, and how often.
     pub(super) denials: Denials,
     /// Whether what is let through is counted too.

@@ -27,6 +27,7 @@ pub use wall::{Grant, Wall};
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::golang::Chosen;
@@ -75,7 +76,7 @@ pub struct Plan {
     /// has none.
     pub wall: Option<Wall>,
     /// What may be asked of the kernel.
-    pub rules: Rules,
+    pub rules: Rc<Rules>,
     /// Time between SIGTERM and the forced end.
     pub grace: Duration,
     /// When the service manager is told that it is up.

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use super::{
     BinaryFacts, BrokerPlan, HostFacts, Identity, IdentityKind, InheritedAddress, ListenerPlan,
@@ -117,7 +118,7 @@ pub fn resolve(
         raise_open_files,
         cgroup,
         wall,
-        rules,
+        rules: Rc::new(rules),
         grace: policy.lifecycle.grace.value.0,
         ready,
         reset_oom_score: host.oom_score_adj < 0,

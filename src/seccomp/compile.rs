@@ -351,6 +351,10 @@ impl Backwards {
     /// the same bits with a value, these are loaded once, and what else a value
     /// asks for is looked at only there.
     fn any(&mut self, clauses: &[&[Condition]], yes: Place, no: Place) -> Place {
+        if yes == no {
+            // Refused in one of two ways, which are one where the broker is asked.
+            return no;
+        }
         let Some((offset, mask)) = common_field(clauses) else {
             return clauses.iter().rev().fold(no, |no, clause| self.all(clause, yes, no));
         };

@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::sendfile::sendfile;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, socket};
-use nix::sys::stat::{Mode, fstat, mkdirat, umask};
+use nix::sys::stat::{Mode, SFlag, fstat, mkdirat, mknodat, umask};
 use nix::unistd::{
     Gid, Uid, chdir, pivot_root, read, setresgid, setresuid, setsid, symlinkat, write,
 };
@@ -223,7 +223,7 @@ fn app(side: &mut AppSide<'_>) -> ! {
 
     seq.take(Step::Session, 0, || {
         umask(Mode::from_bits_truncate(0o077));
-        // Exec keeps ignored signals ignored, and Rust ignores SIGPIPE.
+        // Exec keeps ignored signals ignored, and gosandbox ignores SIGPIPE.
         sys::signal::reset_all();
         setsid().map(drop)
     });
@@ -360,7 +360,11 @@ fn carry_out(op: &Op, trees: &[Tree]) -> Result<(), Errno> {
 /// Mounts `tree` upon `target`, which is relative to the new root.
 fn attach(tree: &OwnedFd, target: &CStr, place: Place) -> Result<(), Errno> {
     match place {
-        Place::NewFile => drop(new_file(target)?),
+        // One call where to open, write nothing and close would be two.
+        Place::NewFile => match mknodat(AT_FDCWD, target, SFlag::S_IFREG, READABLE, 0) {
+            Err(Errno::EEXIST) => drop(new_file(target)?),
+            made => made?,
+        },
         Place::Exists => {}
         Place::Nested => {
             // The tenant may write what this leads through; no link in it is
@@ -378,8 +382,10 @@ fn attach(tree: &OwnedFd, target: &CStr, place: Place) -> Result<(), Errno> {
 /// else can reach yet.
 fn new_file(path: &CStr) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-    open(path, flags, Mode::from_bits_truncate(0o444))
+    open(path, flags, READABLE)
 }
+
+const READABLE: Mode = Mode::from_bits_truncate(0o444);
 
 /// An empty file that is to be executed. Its writer has to be gone by then.
 fn new_program(path: &CStr) -> Result<OwnedFd, Errno> {

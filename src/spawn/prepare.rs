@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -218,7 +219,7 @@ fn broker(
         doors: sockets.iter().map(door).collect::<Result<_, _>>()?,
         egress: asked.egress.clone(),
         resolvers: asked.resolvers.clone(),
-        rules: plan.rules.clone(),
+        rules: Rc::clone(&plan.rules),
         learns: asked.learns,
         last_capability,
         filter: broker_filter().map_err(|_| fail("seccomp", Errno::EINVAL))?,
@@ -402,9 +403,11 @@ fn open_without_links(path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 /// A device node, and the one it has to be: something else in its place would
-/// be bound over /proc entries as a mask (CVE-2025-31133).
+/// be bound over /proc entries as a mask (CVE-2025-31133). What it is says enough,
+/// whichever way /dev led there.
 fn open_device(path: &Path, wanted_major: u32, wanted_minor: u32) -> Result<OwnedFd, Errno> {
-    let opened = open_without_links(path)?;
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let opened = open(path, flags, Mode::empty())?;
     let data = fstat(&opened)?;
     let is_device =
         SFlag::from_bits_truncate(data.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFCHR;

@@ -68,7 +68,8 @@ pub struct Stack(Vec<u128>);
 impl Stack {
     /// 64 KiB: the app's part of the sequence takes a few.
     pub fn new() -> Self {
-        Self(vec![0; 4096])
+        // Without a value: of memory that is never touched there is none.
+        Self(Vec::with_capacity(4096))
     }
 }
 
@@ -98,7 +99,7 @@ pub fn vfork<T>(mut stack: Stack, f: fn(&mut T) -> !, data: &mut T) -> Result<li
         (call.f)(call.data)
     }
     let mut call = Call { f, data };
-    let top = stack.0.as_mut_ptr_range().end;
+    let top = stack.0.spare_capacity_mut().as_mut_ptr_range().end;
     // SAFETY: `top` is the 16-byte aligned end of memory that `stack` owns until
     // after this call, and by then the child has left it (CLONE_VFORK). The
     // child cannot outlive `call` for the same reason. This process has one
