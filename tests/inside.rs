@@ -378,6 +378,25 @@ fn the_descriptors_are_stdio_and_the_listeners() {
     });
 }
 
+/// Else the first file that the supervisor opens would be the tenant's stdin, and
+/// what it says on stderr would be written into the next.
+#[test]
+fn what_is_closed_of_stdio_is_dev_null() {
+    if !root_or_skip() {
+        return;
+    }
+    let sandbox = Sandbox::example("hello").args(["sleep", "60s"]);
+    let sandbox = sandbox.wrapped(["sh", "-c", "exec \"$@\" <&- 2>&-", "sh"]);
+    for sandbox in [sandbox.clone(), sandbox.unprivileged()] {
+        let running = sandbox.start();
+        running.app();
+        for number in [0, 2] {
+            let opened = std::fs::read_link(format!("/proc/{}/fd/{number}", running.pid()));
+            assert_eq!(opened.unwrap(), Path::new("/dev/null"), "{number}");
+        }
+    }
+}
+
 #[test]
 fn a_stdin_that_leads_to_the_hosts_files_is_refused() {
     if !root_or_skip() {

@@ -10,8 +10,6 @@ mod plan;
 mod run;
 mod units;
 
-use std::process::ExitCode;
-
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::observe::sink::say;
@@ -93,9 +91,9 @@ impl Status {
 
     /// Ends the process that way. A pid 1 cannot be ended by its own signal, so
     /// there the shell's convention, 128 and the number, stands in.
-    pub fn end(self) -> ExitCode {
+    pub fn end(self) -> u8 {
         match self {
-            Self::Code(code) => ExitCode::from(code),
+            Self::Code(code) => code,
             Self::Signal(signal) => {
                 // A core dump would be of gosandbox, with whatever secrets it
                 // read for the tenant.
@@ -104,7 +102,7 @@ impl Status {
                 if std::process::id() != 1 {
                     sys::signal::raise(signal);
                 }
-                ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX))
+                u8::try_from(128 + signal).unwrap_or(u8::MAX)
             }
         }
     }

@@ -1,10 +1,10 @@
 //! Descriptors: what `std::os::fd` and `nix` leave out.
 
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{Mode, SFlag, fstat};
 
 use super::check;
@@ -113,6 +113,19 @@ pub fn walk(from: OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
         }
     }
     Ok(at)
+}
+
+/// Opens /dev/null as each of 0, 1 and 2 that is closed, so that no file gets
+/// one of these numbers and is written to in good faith.
+pub fn fill_stdio() -> Result<(), Errno> {
+    for number in 0..=libc::STDERR_FILENO {
+        // SAFETY: F_GETFD takes no pointer; it only asks whether the number is open.
+        if unsafe { libc::syscall(libc::SYS_fcntl, number, libc::F_GETFD) } < 0 {
+            // The lowest number that is free, which is this one. It stays open.
+            _ = open(c"/dev/null", OFlag::O_RDWR, Mode::empty())?.into_raw_fd();
+        }
+    }
+    Ok(())
 }
 
 /// Takes ownership of a descriptor that this process was given by number, such

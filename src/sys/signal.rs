@@ -44,15 +44,25 @@ pub fn reset_all() {
 
 /// Gives one signal its default action: sigaction(2) with SIG_DFL.
 pub fn reset(signal: libc::c_int) {
+    set(signal, libc::SIG_DFL);
+}
+
+/// Has one signal do nothing: sigaction(2) with SIG_IGN.
+pub fn ignore(signal: libc::c_int) {
+    set(signal, libc::SIG_IGN);
+}
+
+fn set(signal: libc::c_int, action: libc::sighandler_t) {
     // The raw call takes the kernel's own structure (handler, flags, restorer,
-    // mask), all zero for SIG_DFL, because glibc refuses signals 32 and 33,
-    // which it keeps to itself and which a Go program may want.
-    let default = [0u64; 4];
-    // SAFETY: `default` is as large as the kernel's struct sigaction on every
-    // 64-bit architecture, and SIG_DFL installs no code. EINVAL for SIGKILL and
-    // SIGSTOP is the one possible error and means what is wanted.
+    // mask), because glibc refuses signals 32 and 33, which it keeps to itself
+    // and which a Go program may want.
+    let action = [action, 0, 0, 0];
+    // SAFETY: `action` is as large as the kernel's struct sigaction on every
+    // 64-bit architecture, and neither SIG_DFL nor SIG_IGN, of which it is one,
+    // installs code. EINVAL for SIGKILL and SIGSTOP is the one possible error and
+    // means what is wanted.
     unsafe {
-        libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), 0usize, size_of::<u64>());
+        libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), 0usize, size_of::<u64>());
     }
 }
 
