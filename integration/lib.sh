@@ -138,7 +138,7 @@ has_limits() {
 	[ -d "$1" ] || fail "$1: no such cgroup"
 	is memory.max "$(cat "$1/memory.max")" $((64 << 20))
 	is cpu.max "$(cat "$1/cpu.max")" '50000 100000'
-	is pids.max "$(cat "$1/pids.max")" 40
+	is pids.max "$(cat "$1/1/pids.max")" 40
 	is "populated of $1/1" "$(number "$1/1/cgroup.events" populated)" 1
 	is memory.oom.group "$(cat "$1/1/memory.oom.group")" 1
 }

@@ -1,7 +1,8 @@
 //! The tenant's cgroups: made, limited, watched, killed and removed.
 //!
 //! Limits are on `<tenant>/`; the instance that runs lives in a leaf below it
-//! with its own memory.oom.group and cgroup.kill. What was made is removed on every way out: [`Instance`] does it when dropped.
+//! with its own memory.oom.group, cgroup.kill and pids.max. What was made is
+//! removed on every way out: [`Instance`] does it when dropped.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -131,6 +132,9 @@ fn instance(spec: &CgroupSpec, tenant: &Path) -> Result<Instance, CgroupError> {
     if spec.limits.memory_max.is_some() {
         write(&path.join("memory.oom.group"), "1").map_err(cleanup)?;
     }
+    if let Some(max) = spec.limits.pids_max {
+        limit_pids(&path, max).map_err(cleanup)?;
+    }
     Ok(Instance {
         tenant: tenant.to_owned(),
         limited: !spec.controllers.is_empty(),
@@ -229,20 +233,30 @@ fn enable(dir: &Path, controllers: &[&str]) -> Result<(), CgroupError> {
     if missing.is_empty() { Ok(()) } else { write(&path, &missing.join(" ")) }
 }
 
+/// The error of cgroups-rs about `file` in `dir`.
+fn failed(dir: &Path, file: &str) -> impl FnOnce(cgroups_rs::error::Error) -> CgroupError + use<> {
+    let path = dir.join(file);
+    move |error| {
+        use std::error::Error;
+        let cause = error
+            .source()
+            .and_then(|e| e.downcast_ref::<io::Error>())
+            .and_then(io::Error::raw_os_error)
+            .map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error);
+        CgroupError { path, cause }
+    }
+}
+
+/// Writes pids.max.
+fn limit_pids(dir: &Path, max: u32) -> Result<(), CgroupError> {
+    PidController::new(dir.to_owned(), true)
+        .set_pid_max(MaxValue::Value(i64::from(max)))
+        .map_err(failed(dir, "pids.max"))
+}
+
 /// Writes the limits that are given; each failure is an error, none is skipped.
 fn limit(dir: &Path, limits: &ResourceLimits) -> Result<(), CgroupError> {
-    let failed = |file: &str| {
-        let path = dir.join(file);
-        move |error: cgroups_rs::error::Error| {
-            use std::error::Error;
-            let cause = error
-                .source()
-                .and_then(|e| e.downcast_ref::<io::Error>())
-                .and_then(io::Error::raw_os_error)
-                .map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error);
-            CgroupError { path, cause }
-        }
-    };
+    let failed = |file: &str| failed(dir, file);
     let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let memory = MemController::new(dir.to_owned(), true);
     if let Some(max) = limits.memory_max {
@@ -264,10 +278,10 @@ fn limit(dir: &Path, limits: &ResourceLimits) -> Result<(), CgroupError> {
     if let Some(weight) = limits.cpu_weight {
         cpu.set_shares(u64::from(weight)).map_err(failed("cpu.weight"))?;
     }
-    if let Some(pids) = limits.pids_max {
-        PidController::new(dir.to_owned(), true)
-            .set_pid_max(MaxValue::Value(i64::from(pids)))
-            .map_err(failed("pids.max"))?;
+    if let Some(max) = limits.pids_max {
+        // The instance has `max`. The last is the broker's, which is made when a
+        // call is refused, and may have to be while the tenant is at its limit.
+        limit_pids(dir, max.saturating_add(1))?;
     }
     Ok(())
 }

@@ -3,7 +3,8 @@
 //	calls CALL...            each CALL is [TIMES*]NUMBER[,ARGUMENT]...
 //
 // An argument is a number as Go writes it, or text behind "s:", of which the call gets the address. Of a call that is made
-// many times the last answer counts. "sleep:5s" sleeps instead. One line each: the number, the result, the errno or 0.
+// many times the last answer counts. "sleep:5s" sleeps instead, "fill" starts children until there may be no more. One line
+// each: the number, the result, the errno or 0.
 package main
 
 import (
@@ -12,6 +13,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 	"unsafe"
@@ -31,6 +33,9 @@ func call(text string) error {
 		d, err := time.ParseDuration(text[len("sleep:"):])
 		time.Sleep(d)
 		return err
+	}
+	if text == "fill" {
+		return fill()
 	}
 	times := 1
 	if before, after, found := strings.Cut(text, "*"); found {
@@ -74,4 +79,34 @@ func call(text string) error {
 	fmt.Printf("%d result=%d errno=%d\n", number, int(result), int(errno))
 	runtime.KeepAlive(texts)
 	return nil
+}
+
+// fill starts children until the kernel refuses. They have one thread and sleep for good: one that died for want of
+// another would make room again.
+func fill() error {
+	// The runtime gets the threads that it may want later, or it dies of it.
+	var group sync.WaitGroup
+	for i := 0; i < 8; i++ {
+		group.Add(1)
+		go func() {
+			pause := syscall.NsecToTimespec(int64(20 * time.Millisecond))
+			syscall.Nanosleep(&pause, nil)
+			group.Done()
+		}()
+	}
+	group.Wait()
+	hour := syscall.NsecToTimespec(int64(time.Hour))
+	children := 0
+	for {
+		pid, _, errno := syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
+		if errno != 0 {
+			fmt.Printf("filled %d errno=%d\n", children, int(errno))
+			return nil
+		}
+		for pid == 0 {
+			// Nothing of the runtime works in here.
+			syscall.RawSyscall(syscall.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&hour)), 0, 0)
+		}
+		children++
+	}
 }

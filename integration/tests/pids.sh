@@ -6,7 +6,8 @@ test_a_fork_bomb_is_stopped() {
 	# Not waited for: it goes off as soon as it runs, and its cgroup vanishes with it.
 	NO_BLOCK=1 tenant bomb -- --pids 40 "$APPS/1.27/hello" fork-bomb 1000
 	wait_until 20 'it has a cgroup' test -e "$dir/1/pids.current"
-	is pids.max "$(cat "$dir/pids.max")" 40
+	is pids.max "$(cat "$dir/1/pids.max")" 40
+	is 'pids.max with a broker' "$(cat "$dir/pids.max")" 41
 	# Without a fork of our own, to be fast enough. Linux 6.1 counts in the cgroup that forked, later ones in the one
 	# whose limit it was.
 	# pids.current is what is charged, and the kernel charges a fork before it refuses it (pids_try_charge); what lives is
@@ -41,4 +42,14 @@ test_the_neighbour_can_still_fork() {
 	is 'its child' "$(get 18020 /exec)" 'hello from a child of forker'
 	wait_until 40 'the bomb ends' is_down bomb.service
 	is 'its child' "$(get 18020 /exec)" 'hello from a child of forker'
+}
+
+test_a_refused_call_at_the_limit_is_refused_like_any_other() {
+	# The broker that is to record it has to be made first. 165 is mount(2), 1 is EPERM.
+	tenant full -- --pids 40 "$APPS/1.27/calls" fill 165 165 sleep:1s
+	wait_until 40 'it ends' is_down full.service
+	is 'what it was answered' "$(log full | grep -c '^165 result=-1 errno=1$')" 2
+	at_least 'children' "$(log full | sed -n 's/^filled \([0-9]*\) errno=11$/\1/p')" 10
+	is 'its result' "$(systemctl show -P Result full.service)" success
+	log full | grep -q 'refused mount(' || fail 'nobody says what was refused'
 }

@@ -36,7 +36,7 @@ has_default_limits() {
 	is memory.max "$(cat "$1/memory.max")" 536870912
 	is memory.swap.max "$(cat "$1/memory.swap.max")" 0
 	is cpu.max "$(cat "$1/cpu.max")" '200000 100000'
-	is pids.max "$(cat "$1/pids.max")" 512
+	is pids.max "$(cat "$1/1/pids.max")" 512
 	is memory.oom.group "$(cat "$1/1/memory.oom.group")" 1
 }
 

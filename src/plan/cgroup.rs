@@ -52,7 +52,7 @@ pub struct ResourceLimits {
     pub cpu_quota_us: Option<u64>,
     /// cpu.weight.
     pub cpu_weight: Option<u32>,
-    /// pids.max.
+    /// pids.max of the instance.
     pub pids_max: Option<u32>,
 }
 

@@ -357,7 +357,7 @@ impl Plan {
                 l.cpu_quota_us.map(|v| format!("{v} {}", crate::value::CpuQuota::PERIOD_US)),
             ),
             ("cpu.weight", l.cpu_weight.map(|v| v.to_string())),
-            ("pids.max", l.pids_max.map(|v| v.to_string())),
+            ("pids.max", l.pids_max.map(|v| format!("{v} in the instance, one more for a broker"))),
         ];
         actions.extend(
             limits.into_iter().filter_map(|(file, value)| Some(format!("{file} {}", value?))),
