@@ -6,6 +6,7 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::io::Write;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -130,6 +131,38 @@ fn root_that_lacks_a_capability_does_not_lend_its_own_id() {
         } else {
             assert_eq!(output.code(), Some(125), "without {missing}: {output:?}");
         }
+        sandbox.assert_nothing_left();
+    }
+}
+
+/// Root of a container has every capability, but over what is the container's
+/// only: not over hard limits, nor, here, over the network.
+#[test]
+fn root_of_a_user_namespace_starts_tenants_too() {
+    if !root_or_skip() || common::tool_or_skip("unshare").is_none() {
+        return;
+    }
+    for more in [&["--mount"][..], &["--mount", "--net"]] {
+        let script = r#"read go; exec prlimit --nofile=4096:4096 -- "$@""#;
+        let words = [&["unshare", "--user"], more, &["sh", "-c", script, "sh"]].concat();
+        let (stdin, mut go) = std::io::pipe().unwrap();
+        let sandbox = whoami().wrapped(words).stdin(stdin);
+        let running = sandbox.start();
+        let proc = format!("/proc/{}", running.pid());
+        let namespace = |of: &str| std::fs::read_link(format!("{of}/ns/user")).unwrap();
+        common::wait_for("its user namespace", || {
+            (namespace(&proc) != namespace("/proc/self")).then_some(())
+        });
+        for map in ["uid_map", "gid_map"] {
+            std::fs::write(format!("{proc}/{map}"), "0 0 4294967294").unwrap();
+        }
+        go.write_all(b"go\n").unwrap();
+        drop(go);
+        let output = running.wait();
+        assert_eq!(output.code(), Some(0), "{more:?}: {output:?}");
+        let me: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let limit = &me["rlimits"]["nofile"];
+        assert_eq!(limit["hard"], 4096, "{limit}");
         sandbox.assert_nothing_left();
     }
 }

@@ -106,6 +106,9 @@ pub fn read(
     let (_, open_files_hard) =
         nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
             .map_err(|e| HostError::new("RLIMIT_NOFILE", e))?;
+    let may_raise_limits = u64::from(policy.limits.open_files.value) > open_files_hard
+        && has(Capability::CAP_SYS_RESOURCE)
+        && in_first_user_namespace(roots);
     let oom = roots.proc.join("self/oom_score_adj");
     let oom_score_adj = read_text(&oom)?
         .trim()
@@ -116,7 +119,7 @@ pub fn read(
         uid: HostUid(nix::unistd::geteuid().as_raw()),
         gid: HostGid(nix::unistd::getegid().as_raw()),
         privileged,
-        may_raise_limits: has(Capability::CAP_SYS_RESOURCE),
+        may_raise_limits,
         host_id,
         cpus: cpus(),
         open_files_hard,
@@ -158,6 +161,14 @@ pub fn kernel(roots: &Roots) -> Result<((u32, u32), String), HostError> {
         (Some(Ok(version)), Some(Ok(major))) => Ok(((version, major), release)),
         _ => Err(HostError::new(path.display(), format!("{release:?} is no version of a kernel"))),
     }
+}
+
+/// Whether capabilities are over the whole machine, as setrlimit(2) asks, and not
+/// only over a container's user namespace.
+fn in_first_user_namespace(roots: &Roots) -> bool {
+    // USER_NS_INIT_INO, include/uapi/linux/nsfs.h; the same on every kernel.
+    const FIRST: u64 = 0xefff_fffd;
+    roots.proc.join("self/ns/user").metadata().is_ok_and(|data| data.ino() == FIRST)
 }
 
 /// What this kernel has of Landlock.

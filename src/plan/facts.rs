@@ -21,7 +21,7 @@ pub struct HostFacts {
     /// Whether gosandbox may map ids, mount and change ownership: it has
     /// CAP_SETUID, CAP_SETGID and CAP_SYS_ADMIN.
     pub privileged: bool,
-    /// Whether it may raise hard limits: CAP_SYS_RESOURCE.
+    /// Whether it may raise hard limits, asked where one is too low.
     pub may_raise_limits: bool,
     /// The tenant's host id, where gosandbox is privileged.
     pub host_id: Option<IdFact>,
