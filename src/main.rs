@@ -3,8 +3,8 @@
 //!
 //! It begins where a program in C does. Rust's own beginning reads
 //! /proc/self/maps, to tell an overflow of the stack from other faults, and that
-//! is felt in a launch (ARCHITECTURE.md); what else it does is done here. Only
-//! with glibc, which gives std the arguments without it.
+//! is felt in a launch; what else it does is done here. Only with glibc, which
+//! gives std the arguments without it.
 
 #![cfg_attr(target_env = "gnu", no_main)]
 
