@@ -851,11 +851,19 @@ fn a_supervisor_may_be_killed_at_any_moment_of_the_start() {
     }
 }
 
-/// The process that a wrapper has started, and its children: init first.
+/// The children of a process: of a supervisor init first.
 fn below(pid: i32) -> Vec<i32> {
     let path = format!("/proc/{pid}/task/{pid}/children");
     let all = std::fs::read_to_string(path).unwrap_or_default();
     all.split_whitespace().map(|child| child.parse().unwrap()).collect()
+}
+
+/// The supervisor below strace, which forks for itself as well.
+fn traced(running: &Running) -> i32 {
+    let name = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    wait_for("the supervisor", || {
+        below(running.pid()).into_iter().find(|&pid| name(pid) == "gosandbox\n")
+    })
 }
 
 fn strace<const N: usize>(expressions: [&str; N]) -> Vec<String> {
@@ -872,7 +880,7 @@ fn a_signal_that_comes_while_handlers_are_set_up_is_not_lost() {
     }
     let slow = ["-e", "trace=rt_sigaction", "-e", "inject=rt_sigaction:delay_exit=150000"];
     let running = hello(["sleep", "1h"]).wrapped(strace(slow)).start();
-    let supervisor = wait_for("the supervisor", || below(running.pid()).first().copied());
+    let supervisor = traced(&running);
     wait_for("the handler", || {
         let status = std::fs::read_to_string(format!("/proc/{supervisor}/status")).unwrap();
         let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
@@ -896,7 +904,7 @@ fn a_broker_is_not_taken_for_its_supervisor() {
     let later = ["-e", "inject=sethostname:delay_enter=1000000"];
     let words = [strace(late), later.map(str::to_owned).to_vec()].concat();
     let running = hello(["sleep", "1h"]).option("--listen", "0").wrapped(words).start();
-    let supervisor = wait_for("the supervisor", || below(running.pid()).first().copied());
+    let supervisor = traced(&running);
     let (init, broker) = wait_for("init and the broker", || match below(supervisor)[..] {
         [init, broker] => Some((init, broker)),
         _ => None,
