@@ -916,6 +916,24 @@ fn a_broker_is_not_taken_for_its_supervisor() {
     running.wait();
 }
 
+/// Its last words are waited for, and not for ever.
+#[test]
+fn a_broker_that_hangs_keeps_nobody_from_ending() {
+    if !root_or_skip() {
+        return;
+    }
+    let running = hello(["sleep", "1h"]).option("--listen", "0").start();
+    running.app();
+    let broker = below(running.pid())[1];
+    kill(broker, SIGSTOP);
+    let begun = Instant::now();
+    running.signal(SIGTERM);
+    let sandbox = running.sandbox.clone();
+    assert_eq!(running.wait().signal(), Some(SIGTERM as i32));
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    sandbox.assert_nothing_left();
+}
+
 #[test]
 fn twenty_tenants_at_once_do_not_get_into_each_others_way() {
     if !root_or_skip() {
