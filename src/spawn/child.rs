@@ -190,7 +190,11 @@ pub(super) fn init(p: &mut Prepared, channels: &Channels) -> ! {
             setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
             let root = open(c"/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
             let names = names.as_ref().map(AsFd::as_fd);
-            broker::hand_over(handover.as_fd(), listener, root.as_fd(), names, cookie)
+            match broker::hand_over(handover.as_fd(), listener, root.as_fd(), names, cookie) {
+                // The broker has failed, and has told the supervisor why.
+                Err(Errno::EPIPE) => sys::process::exit(1),
+                handed => handed,
+            }
         });
     }
 
