@@ -97,8 +97,8 @@ fn divide(spec: &CgroupSpec) -> Result<Instance, CgroupError> {
     }
     make(&spec.mount.join(&spec.parent))?;
     let tenant = spec.mount.join(&spec.tenant);
-    make(&tenant)?;
-    let made = instance(spec, &tenant);
+    let left = !make(&tenant)?;
+    let made = instance(spec, &tenant, left);
     if made.is_err() {
         // It may hold nothing of ours that is alive; one that is not empty
         // belongs to somebody else and stays.
@@ -108,8 +108,10 @@ fn divide(spec: &CgroupSpec) -> Result<Instance, CgroupError> {
     made
 }
 
-fn instance(spec: &CgroupSpec, tenant: &Path) -> Result<Instance, CgroupError> {
-    remove_leftovers(tenant)?;
+fn instance(spec: &CgroupSpec, tenant: &Path, left: bool) -> Result<Instance, CgroupError> {
+    if left {
+        remove_leftovers(tenant)?;
+    }
     if !spec.controllers.is_empty() {
         limit(tenant, &spec.limits)?;
         // For memory.oom.group and accounting by instance.
@@ -180,6 +182,9 @@ impl Instance {
     /// How many processes were killed because memory.max was reached:
     /// `oom_kill` of memory.events. `None` where memory is not controlled.
     pub fn oom_kills(&self) -> Option<u64> {
+        if !self.limited {
+            return None;
+        }
         let text = std::fs::read_to_string(self.path.join("memory.events")).ok()?;
         text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
     }
@@ -208,10 +213,11 @@ fn remove_parent(tenant: &Path) {
     }
 }
 
-fn make(path: &Path) -> Result<(), CgroupError> {
+/// Whether it was not there before.
+fn make(path: &Path) -> Result<bool, CgroupError> {
     match DirBuilder::new().create(path) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(CgroupError::at(path)(e)),
-        _ => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        made => made.map(|()| true).map_err(CgroupError::at(path)),
     }
 }
 

@@ -51,9 +51,8 @@ use self::words::Words;
 use crate::plan::Step;
 use crate::policy::{Address, Egress};
 use crate::report::{Sequence, still_there};
-use crate::seccomp::Rules;
+use crate::seccomp::{Rules, broker_filter};
 use crate::sys;
-use crate::sys::seccomp::Instruction;
 
 /// A declared listener.
 #[derive(Debug)]
@@ -89,8 +88,6 @@ pub(crate) struct Setup {
     pub(crate) learns: bool,
     /// The highest capability of this kernel.
     pub(crate) last_capability: u8,
-    /// What it may call.
-    pub(crate) filter: Vec<Instruction>,
 }
 
 /// What init gives to the broker: the filter's listener, a descriptor of the
@@ -202,6 +199,7 @@ pub(crate) fn run(setup: Setup, user_namespace: &OwnedFd, words: OwnedFd, source
     let kept = broker.descriptors();
     let mut seq = Sequence::new(broker.words.fd());
     seq.take(Step::BrokerLock, 0, || {
+        let filter = broker_filter().map_err(|_| Errno::EINVAL)?;
         // What is left of the supervisor that a tenant's neighbour has no use for.
         sys::process::wipe_environment();
         // A panic's message must not end up in a socket.
@@ -219,7 +217,7 @@ pub(crate) fn run(setup: Setup, user_namespace: &OwnedFd, words: OwnedFd, source
         sys::privilege::keep_trace_capability()?;
         sys::privilege::no_new_privs()?;
         sys::privilege::set_name(c"gosandbox-brok")?;
-        sys::seccomp::install(&setup.filter)
+        sys::seccomp::install(&filter)
     });
     broker.serve()
 }

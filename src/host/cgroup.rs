@@ -18,14 +18,15 @@ pub(super) fn read(roots: &Roots) -> Result<Option<CgroupFacts>, HostError> {
     let own = own(roots)?;
     let here = mount.join(own.strip_prefix("/").unwrap_or(&own));
     let above = here.parent().filter(|p| p.starts_with(&mount));
+    let root_controllers = controllers(&mount);
     Ok(Some(CgroupFacts {
         own_delegated: delegated(&here),
         parent_delegated: above.is_some_and(delegated),
         own_writable: access(&here, AccessFlags::W_OK).is_ok(),
         // The root of the hierarchy has no cgroup.type: cgroup-v2.rst.
         is_root: !mount.join("cgroup.type").exists(),
-        root_controllers: controllers(&mount),
-        own_controllers: controllers(&here),
+        own_controllers: if here == mount { root_controllers.clone() } else { controllers(&here) },
+        root_controllers,
         parent_controllers: above.map(controllers).unwrap_or_default(),
         mount,
         own,

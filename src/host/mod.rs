@@ -109,6 +109,7 @@ pub fn read(
     let may_raise_limits = u64::from(policy.limits.open_files.value) > open_files_hard
         && has(Capability::CAP_SYS_RESOURCE)
         && in_first_user_namespace(roots);
+    let systemd = systemd_booted(roots);
     let oom = roots.proc.join("self/oom_score_adj");
     let oom_score_adj = read_text(&oom)?
         .trim()
@@ -125,8 +126,8 @@ pub fn read(
         open_files_hard,
         cgroup: cgroup::read(roots)?,
         landlock: landlock(),
-        systemd: systemd_booted(roots),
-        can_scope: systemd_booted(roots) && (privileged || user_manager()),
+        systemd,
+        can_scope: systemd && (privileged || user_manager()),
         paths,
         timezone: timezone(&roots.etc),
         resolvers: if policy.network.egress.value.iter().any(Egress::is_name) {

@@ -20,7 +20,7 @@ use crate::plan::{
     Access, BrokerPlan, IdentityKind, MountOp, PathKind, Plan, Resource, Stdin, Step,
 };
 use crate::policy::NetworkMode;
-use crate::seccomp::{Arch, broker_filter, compile, init_filter};
+use crate::seccomp::{Arch, compile, init_filter};
 use crate::sys::mount::{self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY};
 use crate::sys::process::{Stack, StringArray};
 use crate::sys::seccomp::Instruction;
@@ -222,7 +222,6 @@ fn broker(
         rules: Rc::clone(&plan.rules),
         learns: asked.learns,
         last_capability,
-        filter: broker_filter().map_err(|_| fail("seccomp", Errno::EINVAL))?,
     })
 }
 
