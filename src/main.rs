@@ -6,12 +6,15 @@
 //! is felt in a launch; what else it does is done here. Only with glibc, which
 //! gives std the arguments without it.
 
+#![deny(unsafe_code)]
 #![cfg_attr(target_env = "gnu", no_main)]
 
 use std::io::Write;
 
 use gosandbox::{cli, sys};
 
+// The name is what makes it unsafe; no other in the program is `main`.
+#[allow(unsafe_code)]
 #[cfg(target_env = "gnu")]
 #[unsafe(no_mangle)]
 extern "C" fn main() -> libc::c_int {

@@ -11,14 +11,11 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Sandbox, TempDir, example, example_of, root_or_skip, skip, tool_or_skip, wait_for};
+use common::{
+    Sandbox, TempDir, example, example_of, go_or_skip, root_or_skip, sha256, skip, tool_or_skip,
+    wait_for,
+};
 use gosandbox::golang::{GoVersion, ModuleVersion};
-
-fn sha256(file: &Path) -> String {
-    let output = Command::new("sha256sum").arg(file).output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout).unwrap()[..64].to_owned()
-}
 
 /// A program of its own that says `hello`, where it says that, and the same
 /// bytes with another word in their place.
@@ -262,13 +259,7 @@ fn a_writer_that_never_rests_gets_nothing_else_started() {
 /// Our order of versions is that of Go's own packages, asked over every pair.
 #[test]
 fn versions_have_the_order_of_go() {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/toolchain");
-    let found = Command::new(script).arg("1.27").output().unwrap();
-    if !found.status.success() {
-        skip("no Go 1.27");
-        return;
-    }
-    let go = PathBuf::from(String::from_utf8(found.stdout).unwrap().trim());
+    let Some(go) = go_or_skip("1.27") else { return };
     let semver = go.parent().unwrap().join("../src/cmd/vendor/golang.org/x/mod/semver/semver.go");
     let dir = TempDir::new();
     dir.dir("semver", nix::unistd::geteuid().as_raw());

@@ -5,11 +5,13 @@
 mod common;
 
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Client, Sandbox, TempDir, User, example, gosandbox, root_or_skip, skip, wait_for};
+use common::{
+    Client, Sandbox, TempDir, User, example, go_or_skip, gosandbox, root_or_skip, wait_for,
+};
 
 fn dump(sandbox: &Sandbox, flags: &[&str]) -> Output {
     let mut command = Command::new(gosandbox());
@@ -36,13 +38,7 @@ fn assert_failed(output: &Output, sandbox: &Sandbox, why: &str) {
 /// A server with net/http/pprof, which no example has: it is for people who
 /// look, and not for strangers.
 fn server(dir: &TempDir) -> Option<PathBuf> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/toolchain");
-    let found = Command::new(script).arg("1.27").output().unwrap();
-    if !found.status.success() {
-        skip("no Go 1.27");
-        return None;
-    }
-    let go = PathBuf::from(String::from_utf8(found.stdout).unwrap().trim());
+    let go = go_or_skip("1.27")?;
     dir.file("go.mod", "module example.com/served\n\ngo 1.27\n");
     dir.file(
         "main.go",

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Sandbox, TempDir, User, example, root_or_skip, skip, tool_or_skip};
+use common::{Sandbox, TempDir, User, example, go_or_skip, root_or_skip, sha256, tool_or_skip};
 
 /// What `gosandbox plan` would bind for `binary`: the real files.
 fn bound(sandbox: &Sandbox) -> BTreeSet<PathBuf> {
@@ -144,11 +144,6 @@ fn a_library_beside_the_program_and_one_that_is_gone() {
     assert_eq!((output.code(), output.stdout()), (Some(0), "a word\n".into()), "{output:?}");
 }
 
-fn sha256(file: &Path) -> String {
-    let output = Command::new("sha256sum").arg(file).output().unwrap();
-    String::from_utf8(output.stdout).unwrap()[..64].to_owned()
-}
-
 /// Names by C's resolver, and a request by what it said: a server on the host
 /// has a name of the test's in /etc/hosts of the tenant.
 #[test]
@@ -156,13 +151,7 @@ fn a_cgo_program_resolves_by_c_and_connects() {
     if !root_or_skip() || tool_or_skip("gcc").is_none() {
         return;
     }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/toolchain");
-    let found = Command::new(script).arg("1.27").output().unwrap();
-    if !found.status.success() {
-        skip("no Go 1.27");
-        return;
-    }
-    let go = PathBuf::from(String::from_utf8(found.stdout).unwrap().trim());
+    let Some(go) = go_or_skip("1.27") else { return };
     let dir = TempDir::new();
     dir.file("go.mod", "module example.com/names\n\ngo 1.27\n");
     dir.file(

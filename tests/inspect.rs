@@ -7,7 +7,9 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::{RELEASES, TempDir, debian, example_of, gosandbox, skip, text, tool_or_skip};
+use common::{
+    RELEASES, TempDir, debian, example_of, go_or_skip, gosandbox, skip, text, tool_or_skip,
+};
 use serde_json::{Value, json};
 
 fn inspect(file: &Path, flags: &[&str]) -> Output {
@@ -18,17 +20,6 @@ fn facts(file: &Path) -> Value {
     let output = inspect(file, &["--json"]);
     assert!(output.status.success(), "{output:?}");
     serde_json::from_slice(&output.stdout).unwrap()
-}
-
-/// The `go` command of a release, or a skip.
-fn go(release: &str) -> Option<PathBuf> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/toolchain");
-    let output = Command::new(script).arg(release).output().unwrap();
-    if !output.status.success() {
-        skip(&format!("no Go {release}"));
-        return None;
-    }
-    Some(PathBuf::from(String::from_utf8(output.stdout).unwrap().trim()))
 }
 
 /// What `go version -m -json` says, in our names; `None` where that is an error.
@@ -110,7 +101,7 @@ fn same_as_go(go: &Path, file: &Path) {
 
 #[test]
 fn the_same_facts_as_go_of_every_binary_at_hand() {
-    let Some(newest) = go("1.27") else { return };
+    let Some(newest) = go_or_skip("1.27") else { return };
     let mut compared = 0;
     let mut compare = |file: &Path| {
         same_as_go(&newest, file);
@@ -124,7 +115,7 @@ fn the_same_facts_as_go_of_every_binary_at_hand() {
             }
         }
         // The go command itself has modules in it, vendored ones.
-        if let Some(file) = go(release) {
+        if let Some(file) = go_or_skip(release) {
             compare(&file);
         }
     }
@@ -145,7 +136,7 @@ struct Source {
 
 impl Source {
     fn new() -> Option<Self> {
-        let source = Self { go: go("1.27")?, dir: TempDir::new() };
+        let source = Self { go: go_or_skip("1.27")?, dir: TempDir::new() };
         for module in ["app", "lib", "cgo"] {
             source.dir.dir(module, nix::unistd::geteuid().as_raw());
         }

@@ -13,6 +13,7 @@ mod temp;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 pub(crate) use http::{Answer, Client};
@@ -93,6 +94,24 @@ pub(crate) fn tool_or_skip(name: &str) -> Option<PathBuf> {
         skip(&format!("{name} is not installed"));
     }
     found
+}
+
+/// The `go` command of a release, or a skip.
+pub(crate) fn go_or_skip(release: &str) -> Option<PathBuf> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/toolchain");
+    let output = Command::new(script).arg(release).output().unwrap();
+    if !output.status.success() {
+        skip(&format!("no Go {release}"));
+        return None;
+    }
+    Some(PathBuf::from(String::from_utf8(output.stdout).unwrap().trim()))
+}
+
+/// The sum of a file, as sha256sum(1) says it.
+pub(crate) fn sha256(file: &Path) -> String {
+    let output = Command::new("sha256sum").arg(file).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()[..64].to_owned()
 }
 
 /// Where a file of a Debian package may be: installed, or below target/debian,
