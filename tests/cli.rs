@@ -38,7 +38,8 @@ fn a_plan_has_the_steps_in_the_order_in_which_they_run() {
     assert_eq!(labels(&plan().flag("--json").unprivileged().json()), all_but(&[Step::Groups]));
     let host = plan().flag("--json").option("--network", "host").json();
     // There the broker records what is refused, and is made when something is.
-    let absent = [Step::Trees, Step::Loopback, Step::AwaitBroker, Step::BrokerAwait];
+    let network = [Step::NewNetwork, Step::Loopback, Step::JoinNetwork];
+    let absent = [&network[..], &[Step::Trees, Step::AwaitBroker, Step::BrokerAwait]].concat();
     assert_eq!(labels(&host), all_but(&absent));
     for step in host["steps"].as_array().unwrap() {
         let label = text(&step["step"]);

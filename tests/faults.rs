@@ -29,8 +29,32 @@ enum By {
     /// Root, in a private network. strace counts calls for each process, so
     /// the others are made to fail where there is no broker to count as well.
     Private,
+    /// Root, in a private network without a way in or out, and so without a
+    /// broker.
+    Alone,
+    /// Root, with a program that is refused a call: the broker is made then.
+    Refused,
     /// Root, with a policy that asks something of the binary.
     Asking,
+}
+
+impl By {
+    const ALL: [Self; 6] =
+        [Self::Root, Self::User, Self::Private, Self::Alone, Self::Refused, Self::Asking];
+
+    /// A tenant with something in every step that is to fail.
+    fn tenant(self, dir: &TempDir, user: Option<&Arc<User>>) -> Sandbox {
+        match self {
+            Self::Root | Self::User => tenant(dir, user, "host"),
+            Self::Private => tenant(dir, user, "private"),
+            Self::Alone => Sandbox::example("hello"),
+            // memfd_create, executable
+            Self::Refused => {
+                Sandbox::example("calls").args(["319,s:x,0x10"]).option("--network", "host")
+            }
+            Self::Asking => tenant(dir, user, "host").env("GOSANDBOX_BINARY_STATIC", "true"),
+        }
+    }
 }
 
 const fn fault(step: Step, call: &'static str, line: &'static str) -> Fault {
@@ -39,6 +63,14 @@ const fn fault(step: Step, call: &'static str, line: &'static str) -> Fault {
 
 const fn private(step: Step, call: &'static str, line: &'static str) -> Fault {
     Fault { step, call, line, by: By::Private }
+}
+
+const fn alone(step: Step, call: &'static str, line: &'static str) -> Fault {
+    Fault { step, call, line, by: By::Alone }
+}
+
+const fn refused(step: Step, call: &'static str, line: &'static str) -> Fault {
+    Fault { step, call, line, by: By::Refused }
 }
 
 const fn asking(step: Step, call: &'static str, line: &'static str) -> Fault {
@@ -65,7 +97,9 @@ const FAULTS: &[Fault] = &[
     fault(Step::Propagation, "mount", "MS_PRIVATE"),
     fault(Step::CgroupNamespace, "unshare", "CLONE_NEWCGROUP"),
     fault(Step::Hostname, "sethostname", ""),
-    private(Step::Loopback, "ioctl", "SIOCSIFFLAGS"),
+    alone(Step::NewNetwork, "setns", "CLONE_NEWUSER"),
+    alone(Step::Loopback, "ioctl", "SIOCSIFFLAGS"),
+    alone(Step::JoinNetwork, "recvmsg", ""),
     fault(Step::BoundingSet, "prctl", "PR_CAPBSET_DROP"),
     fault(Step::Ids, "setresuid", ""),
     fault(Step::Ids, "prctl", "PR_SET_DUMPABLE"),
@@ -98,9 +132,8 @@ const FAULTS: &[Fault] = &[
     fault(Step::Landlock, "landlock_restrict_self", ""),
     fault(Step::Filter, "seccomp", "SECCOMP_SET_MODE_FILTER"),
     private(Step::Broker, "clone3", "flags=CLONE_PIDFD, "),
-    private(Step::Handover, "sendmsg", "SCM_RIGHTS"),
-    private(Step::BrokerNamespace, "setns", "CLONE_NEWUSER"),
-    private(Step::BrokerAwait, "recvmsg", ""),
+    fault(Step::Handover, "sendmsg", "SCM_RIGHTS"),
+    refused(Step::BrokerNamespace, "setns", "CLONE_NEWUSER"),
     private(Step::BrokerRoot, "chroot", ""),
 ];
 
@@ -130,6 +163,10 @@ const NOT_INJECTED: &[(Step, &str)] = &[
         Step::BrokerSources,
         "the supervisor opens more before; a directory that is missing is tested",
     ),
+    (
+        Step::BrokerAwait,
+        "its recvmsg is its first, and init's first is at about the same time; the sweep hits both",
+    ),
     (Step::BrokerLock, "init and app make the same calls, as often before; the sweep hits all"),
     (
         Step::Workdir,
@@ -152,11 +189,6 @@ fn tenant(dir: &TempDir, user: Option<&Arc<User>>, network: &str) -> Sandbox {
         Some(user) => sandbox.started_by(Arc::clone(user)),
         None => sandbox,
     }
-}
-
-/// And a rule that its binary keeps.
-fn asked(by: By, sandbox: Sandbox) -> Sandbox {
-    if by == By::Asking { sandbox.env("GOSANDBOX_BINARY_STATIC", "true") } else { sandbox }
 }
 
 /// Where strace writes: a file that whoever runs it may make.
@@ -216,18 +248,17 @@ fn every_step_can_fail_and_says_so_and_leaves_nothing() {
         return;
     }
     let before = mounts();
-    for by in [By::Root, By::User, By::Private, By::Asking] {
-        let network = if by == By::Private { "private" } else { "host" };
+    for by in By::ALL {
         let dir = TempDir::new();
         let user = (by == By::User).then(User::new);
         let log = log_of(&dir, user.as_ref());
         let place = log.parent().unwrap().to_owned();
-        let normal = asked(by, tenant(&dir, user.as_ref(), network));
+        let normal = by.tenant(&dir, user.as_ref());
         let output = traced(&normal, &log, &[]);
         assert_eq!(output.code(), Some(0), "{output:?}");
         let trace = std::fs::read_to_string(&log).unwrap();
         for fault in FAULTS.iter().filter(|fault| fault.by == by) {
-            let sandbox = asked(by, tenant(&dir, user.as_ref(), network));
+            let sandbox = by.tenant(&dir, user.as_ref());
             let label = fault.step.label();
             let (call, when) = (fault.call, position(&trace, fault));
             // Seen where the test fails.

@@ -899,11 +899,13 @@ fn a_broker_is_not_taken_for_its_supervisor() {
     if !root_or_skip() || tool_or_skip("strace").is_none() {
         return;
     }
-    // setns is the broker's, sethostname init's.
+    // Without a network of its own, and so without a maker of one, setns is the
+    // broker's; sethostname is init's. Who learns has a broker from the start.
     let late = ["-f", "-e", "trace=setns,sethostname", "-e", "inject=setns:delay_enter=15000000"];
     let later = ["-e", "inject=sethostname:delay_enter=1000000"];
     let words = [strace(late), later.map(str::to_owned).to_vec()].concat();
-    let running = hello(["sleep", "1h"]).option("--listen", "0").wrapped(words).start();
+    let running = hello(["sleep", "1h"]).command("learn").option("--network", "host");
+    let running = running.wrapped(words).start();
     let supervisor = traced(&running);
     let (init, broker) = wait_for("init and the broker", || match below(supervisor)[..] {
         [init, broker] => Some((init, broker)),
@@ -913,6 +915,37 @@ fn a_broker_is_not_taken_for_its_supervisor() {
     let alive = |pid: i32| std::path::Path::new(&format!("/proc/{pid}")).exists();
     wait_for("init's end", || (!alive(init)).then_some(()));
     assert!(alive(broker), "init has waited for it");
+    running.wait();
+}
+
+/// Who makes the network holds what the supervisor holds, and may outlive it. It
+/// is done here, and late to end; init is late as well, and has to get nothing
+/// to go on with.
+#[test]
+fn a_maker_of_networks_is_not_taken_for_its_supervisor() {
+    if !root_or_skip() || tool_or_skip("strace").is_none() {
+        return;
+    }
+    let late = ["-f", "-e", "trace=sethostname,exit_group"];
+    let later = [
+        "-e",
+        "inject=exit_group:delay_enter=3000000",
+        "-e",
+        "inject=sethostname:delay_enter=1000000",
+    ];
+    let words = [strace(late), later.map(str::to_owned).to_vec()].concat();
+    let running = hello(["sleep", "1h"]).wrapped(words).start();
+    let supervisor = traced(&running);
+    let init = wait_for("init and the maker", || match below(supervisor)[..] {
+        [init, _maker] => Some(init),
+        _ => None,
+    });
+    // All of its work takes a thousandth of that.
+    std::thread::sleep(Duration::from_millis(300));
+    kill(supervisor, SIGKILL);
+    let alive = || std::path::Path::new(&format!("/proc/{init}")).exists();
+    assert!(alive(), "init is not late");
+    wait_for("init's end", || (!alive()).then_some(()));
     running.wait();
 }
 

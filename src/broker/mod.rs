@@ -39,7 +39,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, send};
+use nix::sys::socket::{MsgFlags, send};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, chroot, fchdir, setresgid, setresuid};
 
@@ -294,27 +294,11 @@ fn await_init(channel: &OwnedFd) -> Result<Given, Errno> {
 
 /// Takes what init gives; `None` where it has ended without.
 pub(crate) fn receive(channel: &OwnedFd) -> Result<Option<Given>, Errno> {
-    let mut bytes = [0; 8];
-    let mut space = nix::cmsg_space!([RawFd; 3]);
-    let mut parts = [std::io::IoSliceMut::new(&mut bytes)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = recvmsg::<()>(channel.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
-    let length = message.bytes;
-    let mut fds = Vec::new();
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(list) = control {
-            fds.extend(list);
-        }
-    }
-    if length == 0 {
-        return Ok(None);
-    }
-    let mut fds = fds.into_iter().map(sys::fd::adopt);
-    match (length, fds.next(), fds.next()) {
-        (8, Some(listener), Some(root)) => {
-            let names = fds.next().transpose()?;
-            let cookie = u64::from_ne_bytes(bytes);
-            Ok(Some(Given { listener: listener?, root: root?, names, cookie }))
+    let mut cookie = [0; size_of::<u64>()];
+    match sys::fd::receive_with(channel.as_fd(), &mut cookie)? {
+        (0, _) => Ok(None),
+        (8, [Some(listener), Some(root), names]) => {
+            Ok(Some(Given { listener, root, names, cookie: u64::from_ne_bytes(cookie) }))
         }
         _ => Err(Errno::EBADMSG),
     }

@@ -98,10 +98,7 @@ impl Plan {
                     vec!["no supplementary groups".to_owned()]
                 }
             },
-            Step::Clone => vec![format!(
-                "user, pid, mount, ipc, uts{} namespaces",
-                if self.network == NetworkMode::Private { ", network" } else { "" }
-            )],
+            Step::Clone => vec!["user, pid, mount, ipc, uts namespaces".to_owned()],
             Step::IdMap => self.id_actions(),
             Step::Broker
             | Step::AwaitBroker
@@ -128,11 +125,8 @@ impl Plan {
             Step::Propagation => vec!["every mount private".to_owned()],
             Step::PivotRoot => vec!["the old root is detached".to_owned()],
             Step::ReadOnlyRoot => vec!["/ read-only, noexec".to_owned()],
-            Step::Loopback => match &self.network {
-                NetworkMode::Private if self.broker.as_ref().is_some_and(BrokerPlan::has_names) => {
-                    vec!["lo up, nothing else; the broker's name server at 127.0.0.1".to_owned()]
-                }
-                NetworkMode::Private => vec!["lo up, nothing else".to_owned()],
+            Step::NewNetwork | Step::Loopback | Step::JoinNetwork => match &self.network {
+                NetworkMode::Private => self.network_actions(step),
                 NetworkMode::Host | NetworkMode::Named(_) => Vec::new(),
             },
             Step::Trees => match self.identity.kind {
@@ -164,6 +158,17 @@ impl Plan {
             Step::Filter => self.filter_actions(),
             Step::Exec => self.exec_actions(),
         }
+    }
+
+    fn network_actions(&self, step: Step) -> Vec<String> {
+        let names = self.broker.as_ref().is_some_and(BrokerPlan::has_names);
+        let what = match step {
+            Step::NewNetwork => "a namespace of the tenant's, made while init goes on",
+            Step::Loopback if names => "lo up, nothing else; the broker's name server at 127.0.0.1",
+            Step::Loopback => "lo up, nothing else",
+            _ => "as soon as it is there",
+        };
+        vec![what.to_owned()]
     }
 
     fn listen_actions(&self) -> Vec<String> {

@@ -76,6 +76,11 @@ steps! {
         IdMap = "id map";
         /// Make the broker, which waits for what the filter asks about.
         Broker = "broker";
+        /// Have the tenant's network made, while init builds the root: it takes
+        /// about as long.
+        NewNetwork = "new network";
+        /// Bring `lo` up in it.
+        Loopback = "loopback";
     }
     Init {
         /// Clone what is bound, where the supervisor had not the privilege to.
@@ -88,8 +93,6 @@ steps! {
         CgroupNamespace = "cgroup namespace";
         /// The host name.
         Hostname = "host name";
-        /// Bring `lo` up.
-        Loopback = "loopback";
         /// No capability can ever be gained again.
         BoundingSet = "bounding set";
         /// Wait until the id maps are there; nothing above needs one.
@@ -121,6 +124,9 @@ steps! {
         PivotRoot = "pivot root";
         /// Nothing more is made in the root.
         ReadOnlyRoot = "read-only root";
+        /// Enter the network that was made meanwhile. Up to here init is in the
+        /// host's, of which it uses nothing.
+        JoinNetwork = "join network";
         /// Empty every capability set and lock the securebits: for init and,
         /// by inheritance, for the app. Nothing after it needs one.
         Capabilities = "capabilities";

@@ -14,13 +14,13 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::sendfile::sendfile;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, socket};
 use nix::sys::stat::{Mode, SFlag, fstat, mkdirat, mknodat, umask};
 use nix::unistd::{
     Gid, Uid, chdir, pivot_root, read, setresgid, setresuid, setsid, symlinkat, write,
 };
 
 use super::init;
+use super::network::{self, Joined};
 use super::prepare::{Op, Place, Prepared, Tree, clone, first_free};
 use crate::broker;
 use crate::plan::{PathKind, Step};
@@ -46,8 +46,8 @@ pub(super) struct Channels {
 /// this mount namespace.
 const STAGE: &CStr = c"/tmp";
 
-/// Init: pid 1 of new user, pid, mount, ipc, uts (and network) namespaces, born
-/// in the instance's cgroup. Full capabilities in the user namespace, none over
+/// Init: pid 1 of new user, pid, mount, ipc and uts namespaces, born in the
+/// instance's cgroup, in the supervisor's network until it joins the tenant's. Full capabilities in the user namespace, none over
 /// the host; still the supervisor's ids. All signals blocked.
 pub(super) fn init(p: &mut Prepared, channels: &Channels) -> ! {
     let mut seq = Sequence::new(channels.setup.as_fd());
@@ -73,24 +73,6 @@ pub(super) fn init(p: &mut Prepared, channels: &Channels) -> ! {
     seq.take(Step::CgroupNamespace, 0, || unshare(CloneFlags::CLONE_NEWCGROUP));
 
     seq.take(Step::Hostname, 0, || nix::unistd::sethostname(&p.hostname));
-
-    // By which the broker will know the sockets that were born here.
-    let mut cookie = 0;
-    let mut names = None;
-    if p.private_network {
-        cookie = seq.take(Step::Loopback, 0, || {
-            let any =
-                socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-            sys::net::loopback_up(any.as_fd())?;
-            if p.names {
-                // Here, because a port below 1024 takes a capability.
-                bind(any.as_raw_fd(), &SockaddrIn::from(broker::NAME_SERVER))?;
-            }
-            let cookie = sys::net::namespace_cookie(any.as_fd())?;
-            names = p.names.then_some(any);
-            Ok(cookie)
-        });
-    }
 
     for capability in 0..=p.last_capability {
         seq.take(Step::BoundingSet, usize::from(capability), || {
@@ -154,6 +136,14 @@ pub(super) fn init(p: &mut Prepared, channels: &Channels) -> ! {
         sys::mount::set_attributes_at(libc::AT_FDCWD, c"/", ATTR_RDONLY | ATTR_NOEXEC, false)
     });
 
+    // As late as the capabilities last: the supervisor has it made meanwhile.
+    let mut network = Joined::default();
+    if p.private_network {
+        network = seq.take(Step::JoinNetwork, 0, || {
+            network::join(channels.setup.as_fd(), first_free(p.listeners.len()))
+        });
+    }
+
     seq.take(Step::Capabilities, 0, || {
         sys::privilege::clear_ambient()?;
         // Needs CAP_SETPCAP, so before the sets are emptied.
@@ -189,8 +179,9 @@ pub(super) fn init(p: &mut Prepared, channels: &Channels) -> ! {
             let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
             setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
             let root = open(c"/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+            let Joined { cookie, names } = &network;
             let names = names.as_ref().map(AsFd::as_fd);
-            match broker::hand_over(handover.as_fd(), listener, root.as_fd(), names, cookie) {
+            match broker::hand_over(handover.as_fd(), listener, root.as_fd(), names, *cookie) {
                 // The broker has failed, and has told the supervisor why.
                 Err(Errno::EPIPE) => sys::process::exit(1),
                 handed => handed,

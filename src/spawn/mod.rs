@@ -6,6 +6,7 @@
 
 mod child;
 mod init;
+mod network;
 mod parent;
 mod prepare;
 mod remedy;

@@ -13,9 +13,9 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, 
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, fchown, pipe2};
 
-use super::StartError;
 use super::child::{self, Channels};
 use super::prepare::{Prepared, first_free};
+use super::{StartError, network};
 use crate::broker;
 use crate::cgroup::{CgroupError, Instance};
 use crate::plan::{IdentityKind, Plan, Step};
@@ -95,6 +95,14 @@ pub enum Setup {
     Failed(Failure),
 }
 
+/// Those that clone makes. The cgroup namespace is not among them, since it would
+/// be rooted at the supervisor's cgroup; nor is the network's: see [`network`].
+const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS;
+
 /// Makes init and lets it go through the sequence. Returns as soon as the id
 /// maps are written; [`Running::setup`] tells how it went on.
 ///
@@ -125,7 +133,7 @@ pub fn spawn(mut prepared: Prepared, plan: &Plan) -> Result<Running, StartError>
     // before init waits for them.
     let mask = sys::signal::block_all().map_err(|e| fail(Step::Clone, "sigprocmask", e))?;
     let cgroup = prepared.cgroup.as_ref().map(Instance::fd);
-    let cloned = sys::process::clone(prepared.namespaces, cgroup);
+    let cloned = sys::process::clone(NAMESPACES, cgroup);
     let (pid, init) = match cloned {
         Ok(Cloned::Child) => {
             let channels = Channels {
@@ -158,18 +166,8 @@ pub fn spawn(mut prepared: Prepared, plan: &Plan) -> Result<Running, StartError>
         standby: None,
         cgroup: prepared.cgroup.take(),
     };
-    let mapped = set_going(&running, &prepared, plan, handover).and_then(|for_broker| {
-        let setup = prepared.broker.take();
-        running.standby = setup.zip(for_broker).map(|(setup, (handover, user_namespace))| {
-            Standby { setup, user_namespace, handover, given: None }
-        });
-        if prepared.waits {
-            // While init goes through its steps.
-            running.make_broker().map_err(|e| {
-                fail(Step::Broker, &e.path.display().to_string(), e.errno()).because(&e.cause)
-            })?;
-        }
-        Ok(())
+    let mapped = set_going(&running, &prepared, plan).and_then(|user_namespace| {
+        running.accompany(&mut prepared, user_namespace, handover, plan)
     });
     let unmasked = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)
         .map_err(|e| fail(Step::Clone, "sigprocmask", e));
@@ -257,33 +255,30 @@ impl Drop for Broker {
     }
 }
 
-/// Writes the maps and says go. Gives back what the broker will need: its end
-/// of the channel to init, and the tenant's user namespace.
+/// Writes the maps and says go. Gives back the tenant's user namespace, where
+/// broker or network will need it.
 fn set_going(
     running: &Running,
     prepared: &Prepared,
     plan: &Plan,
-    handover: Option<OwnedFd>,
-) -> Result<Option<(OwnedFd, OwnedFd)>, StartError> {
+) -> Result<Option<OwnedFd>, StartError> {
     let fail = |step, object: &str, errno| StartError::new(&plan.tenant, step, object, errno);
     let pid = running.pid;
     write_maps(pid, prepared).map_err(|(object, errno)| fail(Step::IdMap, object, errno))?;
     // With the go init will cease to be dumpable, and then its namespaces are
     // closed to an unprivileged supervisor.
-    let for_broker = match handover {
-        Some(handover) => {
+    let user_namespace = (prepared.broker.is_some() || prepared.private_network)
+        .then(|| {
             let path = format!("/proc/{pid}/ns/user");
             let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-            let user = open(path.as_str(), flags, Mode::empty())
-                .map_err(|e| fail(Step::BrokerNamespace, "", e))?;
-            Some((handover, user))
-        }
-        None => None,
-    };
+            open(path.as_str(), flags, Mode::empty())
+        })
+        .transpose()
+        .map_err(|e| fail(Step::IdMap, "ns/user", e))?;
     let channel = std::os::fd::AsRawFd::as_raw_fd(&running.setup);
     match send(channel, b"!", MsgFlags::MSG_NOSIGNAL) {
         // It is gone already and has said why.
-        Ok(_) | Err(Errno::EPIPE) => Ok(for_broker),
+        Ok(_) | Err(Errno::EPIPE) => Ok(user_namespace),
         Err(errno) => Err(fail(Step::IdMap, "channel", errno)),
     }
 }
@@ -399,6 +394,37 @@ impl Running {
             // ESRCH: it has ended.
             _ = sys::process::pidfd_signal(self.init.as_fd(), libc::SIGKILL);
         }
+    }
+
+    /// Makes what init will wait for, while it goes through its steps: the broker,
+    /// whose set-up is another process's work, before the network, which keeps the
+    /// supervisor.
+    fn accompany(
+        &mut self,
+        prepared: &mut Prepared,
+        user_namespace: Option<OwnedFd>,
+        handover: Option<OwnedFd>,
+        plan: &Plan,
+    ) -> Result<(), StartError> {
+        let fail = |step, object: &str, errno| StartError::new(&plan.tenant, step, object, errno);
+        let Some(user_namespace) = user_namespace else { return Ok(()) };
+        if let (Some(setup), Some(handover)) = (prepared.broker.take(), handover) {
+            let user_namespace = user_namespace.try_clone().map_err(|e| {
+                fail(Step::Broker, "", Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))
+            })?;
+            self.standby = Some(Standby { setup, user_namespace, handover, given: None });
+        }
+        if prepared.waits {
+            self.make_broker().map_err(|e| {
+                fail(Step::Broker, &e.path.display().to_string(), e.errno()).because(&e.cause)
+            })?;
+        }
+        if prepared.private_network {
+            let made = network::make(user_namespace.as_fd(), prepared.names);
+            made.and_then(|made| made.give(self.setup()).map_err(|e| (Step::NewNetwork, e)))
+                .map_err(|(step, errno)| fail(step, "", errno))?;
+        }
+        Ok(())
     }
 
     /// Makes the broker.

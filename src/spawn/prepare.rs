@@ -82,7 +82,6 @@ pub(super) struct Tree {
 /// Owns everything that must exist before clone.
 #[derive(Debug)]
 pub struct Prepared {
-    pub(super) namespaces: libc::c_int,
     pub(super) cgroup: Option<Instance>,
     pub(super) inside: u32,
     pub(super) uid_map: String,
@@ -90,6 +89,7 @@ pub struct Prepared {
     pub(super) reset_oom_score: bool,
     pub(super) trees: Vec<Tree>,
     pub(super) ops: Vec<(Step, Op)>,
+    /// Whether a network is made, which init joins.
     pub(super) private_network: bool,
     pub(super) hostname: String,
     pub(super) rlimits: Vec<(nix::sys::resource::Resource, u64, u64)>,
@@ -140,14 +140,6 @@ impl Prepared {
         let wall = plan.wall.map(|wall| Wall::new(plan, wall, &trees));
         let wall = wall.transpose().map_err(|e| fail(Step::Landlock, "", e))?;
         let (env, listen_pid) = environment(plan);
-        let mut namespaces = libc::CLONE_NEWUSER
-            | libc::CLONE_NEWPID
-            | libc::CLONE_NEWNS
-            | libc::CLONE_NEWIPC
-            | libc::CLONE_NEWUTS;
-        if plan.network == NetworkMode::Private {
-            namespaces |= libc::CLONE_NEWNET;
-        }
         let floor = first_free(sockets.len());
         let listeners = sockets
             .iter()
@@ -159,7 +151,6 @@ impl Prepared {
         let key = crate::sys::process::secret().map_err(|e| fail(Step::Filter, "key", e))?;
         let map = |host: u32| format!("{} {host} 1", plan.identity.inside);
         Ok(Self {
-            namespaces,
             cgroup,
             inside: plan.identity.inside.0,
             uid_map: map(plan.identity.uid.0),

@@ -44,11 +44,22 @@ pub fn remedy(step: Step, errno: Errno) -> Option<&'static str> {
         (Step::Clone, Errno::EBUSY) => {
             "the cgroup has controllers enabled for children: something else manages it"
         }
+        (Step::NewNetwork, Errno::ENOSPC | Errno::EUSERS) => {
+            "network namespaces are used up or switched off: raise user.max_net_namespaces with sysctl"
+        }
+        (Step::NewNetwork, Errno::EINVAL) => {
+            "this kernel lacks CONFIG_NET_NS: --network host does without"
+        }
         (Step::IdMap, Errno::EPERM) => {
             "the id maps may not be written: inside a container, give it CAP_SETUID and CAP_SETGID; on Ubuntu, an AppArmor profile with userns"
         }
         (
-            Step::Trees | Step::Hostname | Step::Propagation | Step::Rootfs,
+            Step::Trees
+            | Step::Hostname
+            | Step::Propagation
+            | Step::Rootfs
+            | Step::NewNetwork
+            | Step::JoinNetwork,
             Errno::EPERM | Errno::EACCES,
         ) => {
             "capabilities in a new user namespace are taken away here: kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile with userns"

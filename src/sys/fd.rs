@@ -39,15 +39,16 @@ pub fn close_on_exec_from(first: u32) -> Result<(), Errno> {
 /// Most descriptors in one message of [`send_with`].
 pub const MOST_SENT: usize = 3;
 
+/// What CMSG_SPACE makes of [`MOST_SENT`] descriptors, aligned as cmsghdr is.
+#[repr(C)]
+struct Control {
+    header: libc::cmsghdr,
+    fds: [RawFd; MOST_SENT + 1],
+}
+
 /// Sends `bytes` and copies of `fds`, [`MOST_SENT`] at most, in one message:
 /// sendmsg(2), SCM_RIGHTS. Allocates nothing, which is why it is not `nix`'s.
 pub fn send_with(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[RawFd]) -> Result<(), Errno> {
-    /// What CMSG_SPACE makes of [`MOST_SENT`] descriptors, aligned as cmsghdr is.
-    #[repr(C)]
-    struct Control {
-        header: libc::cmsghdr,
-        fds: [RawFd; MOST_SENT + 1],
-    }
     if fds.len() > MOST_SENT {
         return Err(Errno::EINVAL);
     }
@@ -73,6 +74,44 @@ pub fn send_with(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[RawFd]) -> Result<
         libc::syscall(libc::SYS_sendmsg, socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL)
     })
     .map(drop)
+}
+
+/// Receives one message of [`send_with`]: how many bytes there were, and the
+/// descriptors in their order, close-on-exec. No bytes where the other end is
+/// closed. Allocates nothing.
+///
+/// EBADMSG where not all of it had room.
+pub fn receive_with(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+) -> Result<(usize, [Option<OwnedFd>; MOST_SENT]), Errno> {
+    let none = libc::cmsghdr { cmsg_len: 0, cmsg_level: 0, cmsg_type: 0 };
+    let mut control = Control { header: none, fds: [-1; MOST_SENT + 1] };
+    let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: msghdr is plain data for which all zeroes is a valid value.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = (&raw mut control).cast();
+    message.msg_controllen = size_of::<Control>() - size_of::<RawFd>();
+    let flags = libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: `message` points at live values with room for the lengths it names.
+    let length = check(unsafe {
+        libc::syscall(libc::SYS_recvmsg, socket.as_raw_fd(), &raw mut message, flags)
+    })?;
+    let rights = control.header.cmsg_level == libc::SOL_SOCKET
+        && control.header.cmsg_type == libc::SCM_RIGHTS;
+    let sent = control.header.cmsg_len.saturating_sub(size_of::<libc::cmsghdr>());
+    let count = if rights { sent / size_of::<RawFd>() } else { 0 };
+    let mut numbers = control.fds.into_iter().take(count);
+    let fds = std::array::from_fn(|_| {
+        // SAFETY: the kernel has just made these descriptors, ours alone.
+        numbers.next().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+    });
+    if message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 {
+        return Err(Errno::EBADMSG);
+    }
+    Ok((usize::try_from(length).map_err(|_| Errno::EOVERFLOW)?, fds))
 }
 
 /// Puts a copy of `from` at the number `to`, which survives exec: dup3(2)

@@ -107,6 +107,17 @@ pub fn namespace_cookie(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
     Ok(u64::from_ne_bytes(value))
 }
 
+/// The network namespace that `socket` was born in: SIOCGSKNS of
+/// include/uapi/linux/sockios.h. It takes CAP_NET_ADMIN over it.
+pub fn namespace(socket: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    const SIOCGSKNS: libc::c_ulong = 0x894c;
+    // SAFETY: SIOCGSKNS takes no argument.
+    let fd = check(unsafe { libc::syscall(libc::SYS_ioctl, socket.as_raw_fd(), SIOCGSKNS) })?;
+    let fd = RawFd::try_from(fd).map_err(|_| Errno::EOVERFLOW)?;
+    // SAFETY: the kernel has just made this descriptor, ours alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// include/uapi/asm-generic/socket.h
 const SO_NETNS_COOKIE: libc::c_int = 71;
 
