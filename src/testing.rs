@@ -13,12 +13,9 @@ impl TempDir {
 
     /// The same in another place.
     pub(crate) fn below(place: &Path, name: &str) -> Self {
-        use std::sync::atomic::{AtomicU32, Ordering};
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let n = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = place.join(format!("gosandbox-{name}-{}-{n}", std::process::id()));
-        std::fs::create_dir(&path).unwrap();
-        Self(path)
+        // A name of which none is left from a run that was cut off: pids come again.
+        let template = place.join(format!("gosandbox-{name}-XXXXXX"));
+        Self(nix::unistd::mkdtemp(&template).unwrap())
     }
 
     /// Where it is.

@@ -853,7 +853,8 @@ fn full(address: &str) -> (TcpListener, Vec<OwnedFd>) {
     let to = SockaddrIn::from(to);
     let listener = new(SockFlag::SOCK_CLOEXEC);
     setsockopt(&listener, sockopt::ReuseAddr, &true).unwrap();
-    bind(listener.as_raw_fd(), &to).unwrap();
+    // A process that another test makes holds a copy of the last one's until its exec.
+    wait_for("the port", || bind(listener.as_raw_fd(), &to).ok());
     listen(&listener, Backlog::new(0).unwrap()).unwrap();
     let fillers = (0..4).map(|_| {
         let filler = new(SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK);

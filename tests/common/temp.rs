@@ -18,9 +18,8 @@ pub(crate) struct TempDir(PathBuf);
 impl TempDir {
     /// A new, empty one.
     pub(crate) fn new() -> Self {
-        let name = format!("gosandbox-test-{}-{}", std::process::id(), unique());
-        let path = Path::new("/tmp").join(name);
-        std::fs::create_dir(&path).unwrap();
+        // A name of which none is left from a run that was cut off: pids come again.
+        let path = nix::unistd::mkdtemp("/tmp/gosandbox-test-XXXXXX").unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
         Self(path)
     }
