@@ -77,19 +77,6 @@ pub fn create(spec: &CgroupSpec) -> Result<Instance, CgroupError> {
         make(&leaf)?;
         write(&leaf.join("cgroup.procs"), "0")?;
     }
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        match divide(spec) {
-            // Another tenant's end took the empty parent away under us.
-            Err(error) if error.errno() == Errno::ENOENT && tries < 100 => {}
-            other => return other,
-        }
-    }
-}
-
-/// Makes the directories from the parent down, and the limits.
-fn divide(spec: &CgroupSpec) -> Result<Instance, CgroupError> {
     for dir in &spec.enable {
         let dir = spec.mount.join(dir);
         make(&dir)?;
@@ -103,7 +90,6 @@ fn divide(spec: &CgroupSpec) -> Result<Instance, CgroupError> {
         // It may hold nothing of ours that is alive; one that is not empty
         // belongs to somebody else and stays.
         drop(std::fs::remove_dir(&tenant));
-        remove_parent(&tenant);
     }
     made
 }
@@ -200,16 +186,9 @@ impl Drop for Instance {
         if std::fs::remove_dir(&self.path).is_err() || failed {
             drop(remove_leftovers(&self.tenant));
         }
+        // The parent stays, as a slice does: it is every tenant's, and to make it
+        // anew is to enable its controllers anew.
         drop(std::fs::remove_dir(&self.tenant));
-        remove_parent(&self.tenant);
-    }
-}
-
-/// Removes `gosandbox/`, the only parent that we make, if no tenant is left.
-fn remove_parent(tenant: &Path) {
-    if let Some(parent) = tenant.parent().filter(|p| p.ends_with("gosandbox")) {
-        // EBUSY: another tenant is there.
-        drop(std::fs::remove_dir(parent));
     }
 }
 
