@@ -48,9 +48,10 @@ impl By {
             Self::Root | Self::User => tenant(dir, user, "host"),
             Self::Private => tenant(dir, user, "private"),
             Self::Alone => Sandbox::example("hello"),
-            // memfd_create, executable
+            // memfd_create, executable. It stays to be ended, where nobody answers it.
             Self::Refused => {
-                Sandbox::example("calls").args(["319,s:x,0x10"]).option("--network", "host")
+                let calls = ["319,s:x,0x10", "sleep:1s"];
+                Sandbox::example("calls").args(calls).option("--network", "host")
             }
             Self::Asking => tenant(dir, user, "host").env("GOSANDBOX_BINARY_STATIC", "true"),
         }

@@ -86,8 +86,6 @@ pub(crate) struct Setup {
     pub(crate) rules: Rc<Rules>,
     /// Whether it also tells what is let through.
     pub(crate) learns: bool,
-    /// The highest capability of this kernel.
-    pub(crate) last_capability: u8,
 }
 
 /// What init gives to the broker: the filter's listener, a descriptor of the
@@ -207,9 +205,7 @@ pub(crate) fn run(setup: Setup, user_namespace: &OwnedFd, words: OwnedFd, source
             sys::fd::dup_onto(null.as_raw_fd(), number)?;
         }
         close_others(kept)?;
-        for capability in 0..=setup.last_capability {
-            sys::privilege::drop_bounding(capability)?;
-        }
+        sys::privilege::clear_bounding()?;
         sys::privilege::clear_ambient()?;
         sys::privilege::lock_securebits()?;
         // Yama asks for it where it lets only parents trace; and a tenant that

@@ -37,7 +37,7 @@ pub(super) fn check() -> Status {
 
 fn findings(roots: &Roots) -> Vec<Finding> {
     let mut findings = vec![
-        Finding { facility: "kernel", result: kernel(roots) },
+        Finding { facility: "kernel", result: kernel() },
         Finding { facility: "user namespaces", result: user_namespaces(roots) },
         Finding { facility: "seccomp", result: seccomp(roots, "errno", "CONFIG_SECCOMP_FILTER") },
         Finding { facility: "broker", result: broker(roots) },
@@ -57,8 +57,8 @@ fn findings(roots: &Roots) -> Vec<Finding> {
 }
 
 /// cgroup.kill came with 5.14.
-fn kernel(roots: &Roots) -> Result<String, String> {
-    let (version, release) = host::kernel(roots).map_err(|e| e.to_string())?;
+fn kernel() -> Result<String, String> {
+    let (version, release) = host::kernel().map_err(|e| e.to_string())?;
     if version >= (5, 14) {
         Ok(format!("Linux {release} (5.14 is needed)"))
     } else {
@@ -78,7 +78,7 @@ fn broker(roots: &Roots) -> Result<String, String> {
         );
     }
     seccomp(roots, "user_notif", WITHOUT)?;
-    let (version, release) = host::kernel(roots).map_err(|e| e.to_string())?;
+    let (version, release) = host::kernel().map_err(|e| e.to_string())?;
     if version < (5, 19) {
         return Err(format!("Linux {release}: {WITHOUT}"));
     }

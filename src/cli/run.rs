@@ -44,19 +44,20 @@ pub(super) fn start(known: Known, learn: &mut dyn FnMut(Word)) -> Status {
     if known.plan.cgroup == CgroupPlan::NeedsScope {
         return run_in_scope(&known.plan);
     }
-    let Known { plan, file, syscalls, .. } = known;
-    let plan = &plan;
-    for missing in &plan.missing {
-        say(format_args!("tenant {}: goes without {missing}", plan.tenant));
-    }
-    match start_and_watch(plan, file, &syscalls, learn) {
+    let Known { plan: known, file, syscalls, .. } = known;
+    let plan = &known;
+    let status = match start_and_watch(plan, file, &syscalls, learn) {
         Ok(outcome) => finish(plan, outcome),
         Err(error) => {
             let status = if error.is_exec() { Status::REFUSED } else { Status::FAILED };
             say(error);
             status
         }
-    }
+    };
+    // What has to be undone has been. The rest goes with the process: to free it
+    // piece by piece is to write to pages that only then have to be copied.
+    std::mem::forget((known, syscalls));
+    status
 }
 
 /// Everything between the plan and the outcome. What was made on the way is
@@ -104,7 +105,11 @@ fn start_and_watch(
         nix::unistd::setgroups(&[]).map_err(|e| fail(Step::Groups, "", e))?;
     }
     let mut running = spawn::spawn(prepared, plan)?;
-    // While init goes through its steps.
+    // While init goes through its last steps; of the tenant nothing is heard before
+    // `supervise`.
+    for missing in &plan.missing {
+        say(format_args!("tenant {}: goes without {missing}", plan.tenant));
+    }
     if let Some(file) = &mut state {
         record(file, plan, &sockets, path).map_err(|e| fail(Step::State, &e, Errno::EIO))?;
     }
@@ -130,6 +135,8 @@ fn start_and_watch(
     };
     let outcome = supervise(&mut running, &mut signals, &notifier, life, watchdog, &mut heard)
         .map_err(|e| fail(Step::State, "poll", errno(&e)))?;
+    // Nobody listens to them any more; see `start`.
+    std::mem::forget(signals);
     match outcome.end {
         End::Failed(failure) | End::Killed(Kill::Failed(failure)) => Err(explain(plan, failure)),
         End::App(_) | End::Lost | End::Killed(Kill::Forced | Kill::NoBroker) => Ok(outcome),

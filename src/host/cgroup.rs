@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::{AccessFlags, access};
+use procfs::FromRead;
 use procfs::process::MountInfos;
-use procfs::{FromRead, ProcessCGroups};
 
 use super::{HostError, Roots};
 use crate::plan::CgroupFacts;
@@ -53,13 +53,9 @@ fn mount_point(roots: &Roots) -> Result<Option<PathBuf>, HostError> {
 fn own(roots: &Roots) -> Result<PathBuf, HostError> {
     let path = roots.proc.join("self/cgroup");
     let text = super::read_text(&path)?;
-    let groups = ProcessCGroups::from_read(text.as_bytes())
-        .map_err(|e| HostError::new(path.display(), e))?;
-    groups
-        .0
-        .into_iter()
-        .find(|group| group.hierarchy == 0)
-        .map(|group| PathBuf::from(group.pathname))
+    text.lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .map(PathBuf::from)
         .ok_or_else(|| HostError::new(path.display(), "no cgroup v2 line"))
 }
 

@@ -116,7 +116,7 @@ pub fn read(
         .parse()
         .map_err(|_| HostError::new(oom.display(), "not a number"))?;
     Ok(HostFacts {
-        kernel: kernel(roots)?.0,
+        kernel: kernel()?.0,
         uid: HostUid(nix::unistd::geteuid().as_raw()),
         gid: HostGid(nix::unistd::getegid().as_raw()),
         privileged,
@@ -150,17 +150,21 @@ pub fn read(
     })
 }
 
-/// The kernel's version and major revision, and how it calls itself.
+/// The kernel's version and major revision, and how it calls itself: uname(2).
 ///
 /// # Errors
-/// It cannot be read, or does not begin with two numbers.
-pub fn kernel(roots: &Roots) -> Result<((u32, u32), String), HostError> {
-    let path = roots.proc.join("sys/kernel/osrelease");
-    let release = read_text(&path)?.trim().to_owned();
+/// That does not begin with two numbers.
+pub fn kernel() -> Result<((u32, u32), String), HostError> {
+    let name = nix::sys::utsname::uname().map_err(|e| HostError::new("uname", e))?;
+    let release = name.release().to_string_lossy().into_owned();
+    Ok((version(&release)?, release))
+}
+
+fn version(release: &str) -> Result<(u32, u32), HostError> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     match (numbers.next(), numbers.next()) {
-        (Some(Ok(version)), Some(Ok(major))) => Ok(((version, major), release)),
-        _ => Err(HostError::new(path.display(), format!("{release:?} is no version of a kernel"))),
+        (Some(Ok(version)), Some(Ok(major))) => Ok((version, major)),
+        _ => Err(HostError::new("uname", format!("{release:?} is no version of a kernel"))),
     }
 }
 
@@ -398,18 +402,13 @@ mod tests {
 
     #[test]
     fn kernels() {
-        let dir = crate::testing::TempDir::new("kernel");
-        std::fs::create_dir_all(dir.path().join("sys/kernel")).unwrap();
-        let roots = Roots { proc: dir.path().to_owned(), ..Roots::default() };
-        let read = |release: &str| {
-            std::fs::write(dir.path().join("sys/kernel/osrelease"), release).unwrap();
-            kernel(&roots).map(|(version, _)| version)
-        };
-        assert_eq!(read("6.1.0-29-cloud-amd64\n").unwrap(), (6, 1));
-        assert_eq!(read("6.18-rc3+\n").unwrap(), (6, 18));
+        assert_eq!(version("6.1.0-29-cloud-amd64").unwrap(), (6, 1));
+        assert_eq!(version("6.18-rc3+").unwrap(), (6, 18));
         for wrong in ["", "6", "6.", "linux 6.1", "99999999999.1"] {
-            assert!(read(wrong).unwrap_err().to_string().contains("no version"), "{wrong}");
+            assert!(version(wrong).unwrap_err().to_string().contains("no version"), "{wrong}");
         }
+        let said = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        assert_eq!(kernel().unwrap(), (version(&said).unwrap(), said.trim().to_owned()));
     }
 
     #[test]

@@ -74,11 +74,7 @@ pub(super) fn init(p: &mut Prepared, channels: &Channels) -> ! {
 
     seq.take(Step::Hostname, 0, || nix::unistd::sethostname(&p.hostname));
 
-    for capability in 0..=p.last_capability {
-        seq.take(Step::BoundingSet, usize::from(capability), || {
-            sys::privilege::drop_bounding(capability)
-        });
-    }
+    seq.take(Step::BoundingSet, 0, sys::privilege::clear_bounding);
 
     seq.take(Step::AwaitIdMap, 0, || {
         let mut go = [0u8; 1];

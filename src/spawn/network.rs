@@ -9,7 +9,8 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, sched_yield, setns, unshare};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, socket};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
@@ -34,16 +35,20 @@ struct Maker<'a> {
     left: Result<Made, (Step, Errno)>,
 }
 
-/// Makes a network in `user_namespace`. With `names`, a socket for the broker's
-/// name server is bound in it.
+/// Makes a network in `user_namespace`, by a process on `stack`. With `names`, a
+/// socket for the broker's name server is bound in it.
 ///
 /// # Errors
 /// The step that failed.
-pub(super) fn make(user_namespace: BorrowedFd<'_>, names: bool) -> Result<Made, (Step, Errno)> {
+pub(super) fn make(
+    stack: Stack,
+    user_namespace: BorrowedFd<'_>,
+    names: bool,
+) -> Result<Made, (Step, Errno)> {
     let nothing = Err((Step::NewNetwork, Errno::ECHILD));
     let mut maker = Maker { user_namespace, names, left: nothing };
-    let pid = sys::process::vfork(Stack::new(), run, &mut maker)
-        .map_err(|errno| (Step::NewNetwork, errno))?;
+    let pid =
+        sys::process::vfork(stack, run, &mut maker).map_err(|errno| (Step::NewNetwork, errno))?;
     // Until it is no more it holds what the supervisor holds, by which init sees
     // that there is one. How it ended is told by what it left.
     _ = waitpid(Pid::from_raw(pid), None);
@@ -97,6 +102,9 @@ impl Made {
     }
 }
 
+/// A fifth of a millisecond, where nobody else wants the processor.
+const MOST_YIELDS: u32 = 300;
+
 /// The tenant's network, as init has it.
 #[derive(Debug, Default)]
 pub(super) struct Joined {
@@ -110,6 +118,15 @@ pub(super) struct Joined {
 /// CAP_SYS_ADMIN in the user namespace. `floor` is above the numbers that the app
 /// lays out, in a table that is init's too then.
 pub(super) fn join(supervisor: BorrowedFd<'_>, floor: i32) -> Result<Joined, Errno> {
+    // Init is done at about the same time as the network. To sleep for what is left
+    // would take longer: a processor that went idle has to be woken.
+    for _ in 0..MOST_YIELDS {
+        let mut fds = [PollFd::new(supervisor, PollFlags::POLLIN)];
+        if poll(&mut fds, PollTimeout::ZERO)? > 0 {
+            break;
+        }
+        sched_yield()?;
+    }
     let mut cookie = [0; size_of::<u64>()];
     let (length, [namespace, names, _]) = sys::fd::receive_with(supervisor, &mut cookie)?;
     if length == 0 {

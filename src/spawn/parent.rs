@@ -420,8 +420,12 @@ impl Running {
             })?;
         }
         if prepared.private_network {
-            let made = network::make(user_namespace.as_fd(), prepared.names);
-            made.and_then(|made| made.give(self.setup()).map_err(|e| (Step::NewNetwork, e)))
+            // Init has a copy of its own, for the app.
+            let stack = prepared.stack.take().ok_or(Errno::ENOMEM);
+            stack
+                .map_err(|errno| (Step::NewNetwork, errno))
+                .and_then(|stack| network::make(stack, user_namespace.as_fd(), prepared.names))
+                .and_then(|made| made.give(self.setup()).map_err(|e| (Step::NewNetwork, e)))
                 .map_err(|(step, errno)| fail(step, "", errno))?;
         }
         Ok(())

@@ -66,8 +66,8 @@ pub(super) enum Place {
 /// A mount that was, or will be, cloned from the host's.
 #[derive(Debug)]
 pub(super) struct Tree {
-    /// What it is cloned from, for the child of an unprivileged supervisor: a
-    /// descriptor of another mount namespace cannot be cloned there.
+    /// What it is cloned from, where init does it: a descriptor of another mount
+    /// namespace cannot be cloned there.
     pub(super) path: CString,
     /// What was opened and checked.
     pub(super) opened: OwnedFd,
@@ -113,10 +113,10 @@ pub struct Prepared {
     pub(super) init_filter: Vec<Instruction>,
     /// Copies above the numbers that the tenant's will have.
     pub(super) listeners: Vec<OwnedFd>,
-    pub(super) last_capability: u8,
     /// What the tenant gets instead of our stdin.
     pub(super) stdin: Option<OwnedFd>,
-    /// What the app runs on between fork and exec.
+    /// What the app runs on between fork and exec; in the supervisor, the maker of
+    /// the network.
     pub(super) stack: Option<Stack>,
     /// What the broker needs, where the filter asks one.
     pub(super) broker: Option<broker::Setup>,
@@ -146,8 +146,6 @@ impl Prepared {
             .map(|socket| crate::sys::fd::dup_above(socket.fd.as_raw_fd(), floor))
             .collect::<Result<_, _>>()
             .map_err(|e| fail(Step::Descriptors, "", e))?;
-        let last_capability = last_capability()
-            .map_err(|e| fail(Step::BoundingSet, "/proc/sys/kernel/cap_last_cap", e))?;
         let key = crate::sys::process::secret().map_err(|e| fail(Step::Filter, "key", e))?;
         let map = |host: u32| format!("{} {host} 1", plan.identity.inside);
         Ok(Self {
@@ -175,7 +173,6 @@ impl Prepared {
             init_filter: init_filter()
                 .map_err(|_| fail(Step::InitLock, "seccomp", Errno::EINVAL))?,
             listeners,
-            last_capability,
             stdin: match plan.stdin {
                 Stdin::Inherited => None,
                 Stdin::Null => {
@@ -185,11 +182,7 @@ impl Prepared {
                 }
             },
             stack: Some(Stack::new()),
-            broker: plan
-                .broker
-                .as_ref()
-                .map(|asked| broker(plan, asked, sockets, last_capability))
-                .transpose()?,
+            broker: plan.broker.as_ref().map(|asked| broker(plan, asked, sockets)).transpose()?,
         })
     }
 }
@@ -198,7 +191,6 @@ fn broker(
     plan: &Plan,
     asked: &BrokerPlan,
     sockets: &[Socket],
-    last_capability: u8,
 ) -> Result<broker::Setup, StartError> {
     let fail = |object: &str, errno| StartError::new(&plan.tenant, Step::Broker, object, errno);
     let door = |socket: &Socket| {
@@ -212,7 +204,6 @@ fn broker(
         resolvers: asked.resolvers.clone(),
         rules: Rc::clone(&plan.rules),
         learns: asked.learns,
-        last_capability,
     })
 }
 
@@ -269,13 +260,6 @@ fn environment(plan: &Plan) -> (StringArray, Option<usize>) {
     (StringArray::new(strings), listen_pid)
 }
 
-/// The highest capability this kernel knows: capabilities(7).
-fn last_capability() -> Result<u8, Errno> {
-    let text = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")
-        .map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))?;
-    text.trim().parse().map_err(|_| Errno::EINVAL)
-}
-
 /// The trees, and the list that refers to them.
 type Mounts = (Vec<Tree>, Vec<(Step, Op)>);
 
@@ -285,8 +269,12 @@ fn mounts(plan: &Plan, binary: File, privileged: bool) -> Result<Mounts, StartEr
     let mut binary = Some(OwnedFd::from(binary));
     for (object, entry) in plan.rootfs.iter().enumerate() {
         let fail = |errno| StartError::new(&plan.tenant, Step::Sources, entry.object(), errno);
+        // What everybody may reach init clones itself, in the time in which it would
+        // wait for the network.
+        let everybodys =
+            matches!(entry, MountOp::Device(..) | MountOp::Bind { access: Access::Data, .. });
         let mut tree = |source: &Path, opened: OwnedFd, attributes, recursive| {
-            let clone = privileged
+            let clone = (privileged && !everybodys)
                 .then(|| clone(opened.as_raw_fd(), c"", attributes, recursive))
                 .transpose()?;
             trees.push(Tree { path: path(source), opened, clone, attributes, recursive, object });

@@ -14,10 +14,18 @@ fn prctl(option: libc::c_int, arg2: libc::c_ulong, arg3: libc::c_ulong) -> Resul
     check(unsafe { libc::syscall(libc::SYS_prctl, option, arg2, arg3, 0usize, 0usize) }).map(drop)
 }
 
-/// Removes capability number `cap` from the bounding set: PR_CAPBSET_DROP.
-/// EINVAL where the kernel knows no such capability.
-pub fn drop_bounding(cap: u8) -> Result<(), Errno> {
-    prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(cap), 0)
+/// Empties the bounding set: PR_CAPBSET_DROP, capability by capability, up to the
+/// first number that this kernel does not know.
+pub fn clear_bounding() -> Result<(), Errno> {
+    /// The last of Linux 5.9; every kernel that gosandbox runs on has it.
+    const CAP_CHECKPOINT_RESTORE: libc::c_ulong = 40;
+    for capability in 0.. {
+        match prctl(libc::PR_CAPBSET_DROP, capability, 0) {
+            Err(Errno::EINVAL) if capability > CAP_CHECKPOINT_RESTORE => break,
+            dropped => dropped?,
+        }
+    }
+    Ok(())
 }
 
 /// Empties the ambient set: PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL.
