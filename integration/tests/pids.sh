@@ -11,12 +11,17 @@ test_a_fork_bomb_is_stopped() {
 	# Without a fork of our own, to be fast enough. Linux 6.1 counts in the cgroup that forked, later ones in the one
 	# whose limit it was.
 	# pids.current is what is charged, and the kernel charges a fork before it refuses it (pids_try_charge); what lives is
-	# in cgroup.threads.
-	most=0 hit=0 alive=0
+	# in cgroup.threads. It is no snapshot: some end while it is read, and others begin. What two readings have in common
+	# was alive all the time between them.
+	most=0 hit=0 alive=0 last=
 	while { read -r now <"$dir/pids.current"; } 2>/dev/null; do
 		[ "$now" -le "$most" ] || most=$now
-		tasks=0
-		while read -r _; do tasks=$((tasks + 1)); done 2>/dev/null <"$dir/1/cgroup.threads" || break
+		tasks=0 these=' '
+		while read -r task; do
+			these="$these$task "
+			case $last in *" $task "*) tasks=$((tasks + 1)) ;; esac
+		done 2>/dev/null <"$dir/1/cgroup.threads" || break
+		last=$these
 		[ "$tasks" -le $alive ] || alive=$tasks
 		for file in "$dir/1/pids.events" "$dir/pids.events"; do
 			{ read -r _ count <"$file"; } 2>/dev/null || break 2
