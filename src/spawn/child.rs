@@ -47,8 +47,9 @@ pub(super) struct Channels {
 const STAGE: &CStr = c"/tmp";
 
 /// Init: pid 1 of new user, pid, mount, ipc and uts namespaces, born in the
-/// instance's cgroup, in the supervisor's network until it joins the tenant's. Full capabilities in the user namespace, none over
-/// the host; still the supervisor's ids. All signals blocked.
+/// instance's cgroup, in the supervisor's network until it joins the tenant's.
+/// Full capabilities in the user namespace, none over the host; still the
+/// supervisor's ids. All signals blocked.
 pub(super) fn init(p: &mut Prepared, channels: &Channels) -> ! {
     let mut seq = Sequence::new(channels.setup.as_fd());
 
