@@ -918,35 +918,115 @@ fn a_broker_is_not_taken_for_its_supervisor() {
     running.wait();
 }
 
-/// Who makes the network holds what the supervisor holds, and may outlive it. It
-/// is done here, and late to end; init is late as well, and has to get nothing
-/// to go on with.
+/// Kills the supervisor while the maker of the network lives, with calls made late
+/// as `injected` says. Who makes the network holds what the supervisor holds, and
+/// may outlive it: the `others` must not take it for the supervisor.
+fn ends_without_a_supervisor(sandbox: &Sandbox, others: usize, calls: &str, injected: &[&str]) {
+    let trace = format!("trace={calls}");
+    let injected = injected.iter().flat_map(|how| ["-e".to_owned(), format!("inject={how}")]);
+    let words: Vec<_> = strace(["-f", "-e", &trace]).into_iter().chain(injected).collect();
+    let running = sandbox.clone().wrapped(words).start();
+    let supervisor = traced(&running);
+    let others = wait_for("the maker", || {
+        // The last to be made.
+        let all = below(supervisor);
+        (all.len() == others + 1).then(|| all[..others].to_vec())
+    });
+    // What it does takes a thousandth of that.
+    std::thread::sleep(Duration::from_millis(300));
+    kill(supervisor, SIGKILL);
+    let alive = |pid: i32| std::path::Path::new(&format!("/proc/{pid}")).exists();
+    assert!(others.iter().all(|&pid| alive(pid)), "they are not late");
+    for pid in others {
+        wait_for("the end of init or broker", || (!alive(pid)).then_some(()));
+    }
+    running.wait();
+}
+
+/// Init is late to look whether there is a supervisor, and the maker, which is done,
+/// to end: there must be nothing for init to go on with.
 #[test]
-fn a_maker_of_networks_is_not_taken_for_its_supervisor() {
+fn init_does_not_take_the_maker_of_the_network_for_its_supervisor() {
     if !root_or_skip() || tool_or_skip("strace").is_none() {
         return;
     }
-    let late = ["-f", "-e", "trace=sethostname,exit_group"];
-    let later = [
-        "-e",
-        "inject=exit_group:delay_enter=3000000",
-        "-e",
-        "inject=sethostname:delay_enter=1000000",
+    let late = ["exit_group:delay_enter=3000000", "sethostname:delay_enter=1000000"];
+    ends_without_a_supervisor(&hello(["sleep", "1h"]), 1, "sethostname,exit_group", &late);
+}
+
+/// The broker is late to look, and late once more, to find no init. The second ioctl
+/// is the maker's; of a first open_tree there is the supervisor's, before all that,
+/// and the broker's.
+#[test]
+fn the_broker_does_not_take_the_maker_of_the_network_for_its_supervisor() {
+    if !root_or_skip() || tool_or_skip("strace").is_none() {
+        return;
+    }
+    let late = [
+        "ioctl:delay_exit=2000000:when=2",
+        "setresuid:delay_enter=1000000",
+        "open_tree:delay_enter=4000000:when=1",
     ];
-    let words = [strace(late), later.map(str::to_owned).to_vec()].concat();
-    let running = hello(["sleep", "1h"]).wrapped(words).start();
-    let supervisor = traced(&running);
-    let init = wait_for("init and the maker", || match below(supervisor)[..] {
-        [init, _maker] => Some(init),
-        _ => None,
-    });
-    // All of its work takes a thousandth of that.
-    std::thread::sleep(Duration::from_millis(300));
-    kill(supervisor, SIGKILL);
-    let alive = || std::path::Path::new(&format!("/proc/{init}")).exists();
-    assert!(alive(), "init is not late");
-    wait_for("init's end", || (!alive()).then_some(()));
-    running.wait();
+    let sandbox = hello(["sleep", "1h"]).option("--listen", "0");
+    ends_without_a_supervisor(&sandbox, 2, "ioctl,setresuid,open_tree", &late);
+}
+
+/// What makes the network may be killed by a filter that somebody put around all of
+/// gosandbox.
+#[test]
+fn a_maker_of_networks_that_is_killed_is_told_of() {
+    if !root_or_skip() || tool_or_skip("strace").is_none() {
+        return;
+    }
+    let killed = ["-f", "-e", "trace=setns", "-e", "inject=setns:signal=SIGKILL:when=1"];
+    let sandbox = hello(["exit", "0"]).wrapped(strace(killed));
+    let output = sandbox.run();
+    output.assert_refused(125, "new network: No child processes (what makes it was killed: ");
+    sandbox.assert_nothing_left();
+}
+
+/// Descriptors on their way by SCM_RIGHTS are counted for the whole user, and all
+/// tenants of an ordinary user are that user: one that has more under way than a
+/// supervisor may have open is in nobody's way.
+#[test]
+fn descriptors_that_others_have_under_way_do_not_stop_a_start() {
+    const SENDER: &str = "
+import array, os, socket, sys
+os.setgroups([]); os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[1]))
+pair = socket.socketpair()
+null = array.array('i', [os.open('/dev/null', os.O_RDONLY)] * 250)
+for _ in range(6):
+    pair[0].sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, null)])
+print('sent', flush=True)
+sys.stdin.read()
+";
+    if !root_or_skip() || tool_or_skip("python3").is_none() {
+        return;
+    }
+    let user = User::new();
+    let limit = |soft: u32| ["prlimit".to_owned(), format!("--nofile={soft}:4096")];
+    let mut sender = std::process::Command::new("prlimit")
+        .args(["--nofile=4096:4096", "python3", "-c", SENDER])
+        .arg(user.id.to_string())
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = [0; 5];
+    std::io::Read::read_exact(sender.stdout.as_mut().unwrap(), &mut said).unwrap();
+    for network in ["private", "host"] {
+        let sandbox = hello(["exit", "0"]).option("--network", network);
+        let output = sandbox.started_by(user.clone()).wrapped(limit(1024)).run();
+        assert_eq!(output.code(), Some(0), "{network}: {output:?}");
+    }
+    // The control: where the hard limit is no higher, it says so.
+    let words = ["prlimit", "--nofile=1024:1024"].map(str::to_owned);
+    let sandbox = hello(["exit", "0"]).started_by(user.clone()).wrapped(words);
+    let output = sandbox.run();
+    output.assert_refused(125, "new network: Too many references: cannot splice (programs of ");
+    drop(sender.stdin.take());
+    sender.wait().unwrap();
+    sandbox.assert_nothing_left();
 }
 
 /// Its last words are waited for, and not for ever.

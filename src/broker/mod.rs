@@ -50,7 +50,7 @@ use self::serve::{Broker, Pace};
 use self::words::Words;
 use crate::plan::Step;
 use crate::policy::{Address, Egress};
-use crate::report::{Sequence, still_there};
+use crate::report::Sequence;
 use crate::seccomp::{Rules, broker_filter};
 use crate::sys;
 
@@ -118,8 +118,14 @@ pub(crate) enum Source<'a> {
 /// ids and in its namespaces. All signals blocked. Never returns, and never ends
 /// by itself while the supervisor is there: its end is the tenant's.
 ///
-/// `words` leads to the supervisor.
-pub(crate) fn run(setup: Setup, user_namespace: &OwnedFd, words: OwnedFd, source: Source<'_>) -> ! {
+/// `words` leads to the supervisor, whose pid is `supervisor`.
+pub(crate) fn run(
+    setup: Setup,
+    user_namespace: &OwnedFd,
+    words: OwnedFd,
+    source: Source<'_>,
+    supervisor: u32,
+) -> ! {
     let mut seq = Sequence::new(words.as_fd());
 
     // Full capabilities in the tenant's user namespace and none over the host.
@@ -135,9 +141,12 @@ pub(crate) fn run(setup: Setup, user_namespace: &OwnedFd, words: OwnedFd, source
         // The tenant has the same id.
         sys::privilege::not_dumpable()?;
         // After the change of ids, which clears it; and in case the supervisor
-        // died before, see whether it is there.
+        // died before, see whether it is the parent still. Not by `words`: the maker
+        // of the network holds the other end too, while it lives.
         sys::privilege::parent_death_signal(libc::SIGKILL)?;
-        still_there(words.as_fd())?;
+        if std::os::unix::process::parent_id() != supervisor {
+            return Err(Errno::ESRCH);
+        }
         match sys::privilege::new_session_keyring() {
             Err(Errno::ENOSYS) => Ok(()),
             other => other,

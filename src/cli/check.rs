@@ -101,6 +101,9 @@ fn user_namespaces(roots: &Roots) -> Result<String, String> {
         Some(0) => return Err("switched off: sysctl user.max_user_namespaces=15000".to_owned()),
         Some(_) => {}
     }
+    if number("user/max_net_namespaces") == Some(0) {
+        return Err("network namespaces are switched off: sysctl user.max_net_namespaces=15000, or --network host".to_owned());
+    }
     for (switch, off) in [
         ("kernel/unprivileged_userns_clone", 0),
         ("kernel/apparmor_restrict_unprivileged_userns", 1),

@@ -131,9 +131,7 @@ impl Plan {
             },
             Step::Trees => match self.identity.kind {
                 IdentityKind::Caller => vec!["of every bind and device, as the caller".to_owned()],
-                IdentityKind::Recorded | IdentityKind::New => {
-                    vec!["of devices and the system's own files".to_owned()]
-                }
+                IdentityKind::Recorded | IdentityKind::New => Vec::new(),
             },
             Step::BoundingSet => vec!["empty".to_owned()],
             Step::Fork => vec!["init stays pid 1, not dumpable; the app goes on".to_owned()],

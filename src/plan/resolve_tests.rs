@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::plan::print::PlannedStep;
 use crate::plan::{
     Access, CgroupFacts, CgroupPlan, Grant, IdFact, InheritedFact, LandlockFact, Library, MountOp,
     PathFact, PathKind, Step,
@@ -144,8 +143,8 @@ fn every_shipped_policy_has_a_golden_plan() {
 fn the_plan_shows_every_step() {
     let planned = plan("[network]\nlisten = [8080]", &host()).unwrap().steps();
     let labels: Vec<_> = planned.iter().map(|s| s.step).collect();
-    // For a network that is not private.
-    let absent = [Step::Network];
+    // For the unprivileged alone, and for a network that is not private.
+    let absent = [Step::Trees, Step::Network];
     let expected: Vec<_> =
         Step::ALL.iter().filter(|s| !absent.contains(s)).map(|s| s.label()).collect();
     assert_eq!(labels, expected);
@@ -154,12 +153,8 @@ fn the_plan_shows_every_step() {
     let quiet = "[network]\nmode = \"host\"\n[syscalls]\non_deny = \"errno\"";
     assert_eq!(plan(quiet, &host()).unwrap().broker, None);
     assert!(!named.broker.unwrap().first, "only what is refused is asked");
-    let trees = |planned: &[PlannedStep]| {
-        planned.iter().find(|s| s.step == Step::Trees.label()).unwrap().actions.clone()
-    };
-    assert_eq!(trees(&planned), ["of devices and the system's own files"]);
     let unprivileged = plan("[require]\ncgroup = \"best-effort\"", &laptop()).unwrap().steps();
-    assert_eq!(trees(&unprivileged), ["of every bind and device, as the caller"]);
+    assert!(unprivileged.iter().any(|s| s.step == Step::Trees.label()));
 }
 
 #[test]

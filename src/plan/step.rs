@@ -83,9 +83,8 @@ steps! {
         Loopback = "loopback";
     }
     Init {
-        /// Clone what is bound, as far as the supervisor has not: it may not have the
-        /// privilege to, and leaves what everybody may reach to init. Before the new
-        /// root is mounted, which may hide it.
+        /// Clone what is bound, where the supervisor had not the privilege to.
+        /// Before the new root is mounted, which may hide it.
         Trees = "bind source tree";
         /// Cut propagation, in both directions, before the first mount.
         Propagation = "propagation";

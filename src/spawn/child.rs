@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::setrlimit;
 use nix::sys::sendfile::sendfile;
 use nix::sys::stat::{Mode, SFlag, fstat, mkdirat, mknodat, umask};
 use nix::unistd::{
@@ -22,6 +22,7 @@ use nix::unistd::{
 use super::init;
 use super::network::{self, Joined};
 use super::prepare::{Op, Place, Prepared, Tree, clone, first_free};
+use super::raise_open_files;
 use crate::broker;
 use crate::plan::{PathKind, Step};
 use crate::report::{Sequence, still_there};
@@ -171,10 +172,7 @@ pub(super) fn init(p: &mut Prepared, channels: &Channels) -> ! {
     // listener is init's too, since they shared their descriptors until exec.
     if let (Some(handover), Some(listener)) = (&channels.handover, side.listener) {
         seq.take(Step::Handover, 0, || {
-            // Descriptors under way are counted for the whole user, up to the
-            // sender's limit: unix(7), ETOOMANYREFS.
-            let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-            setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+            raise_open_files()?;
             let root = open(c"/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
             let Joined { cookie, names } = &network;
             let names = names.as_ref().map(AsFd::as_fd);

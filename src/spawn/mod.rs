@@ -17,9 +17,18 @@ pub use prepare::Prepared;
 pub use remedy::remedy;
 
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::plan::Step;
 use crate::value::Tenant;
+
+/// Before descriptors are sent: those under way are counted for the whole user, up
+/// to the soft limit of who sends one more (unix(7), ETOOMANYREFS). Another tenant
+/// of the same user may have sent many.
+fn raise_open_files() -> Result<(), Errno> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+}
 
 /// A step that failed.
 #[derive(Debug, thiserror::Error)]

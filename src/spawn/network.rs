@@ -15,6 +15,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, sock
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
+use super::raise_open_files;
 use crate::broker;
 use crate::plan::Step;
 use crate::sys;
@@ -50,7 +51,7 @@ pub(super) fn make(
     let pid =
         sys::process::vfork(stack, run, &mut maker).map_err(|errno| (Step::NewNetwork, errno))?;
     // Until it is no more it holds what the supervisor holds, by which init sees
-    // that there is one. How it ended is told by what it left.
+    // that there is one. How it ended is told by what it left; killed, nothing.
     _ = waitpid(Pid::from_raw(pid), None);
     maker.left
 }
@@ -94,6 +95,7 @@ impl Made {
         let cookie = sys::net::namespace_cookie(self.socket.as_fd())?;
         let fds = [self.namespace.as_raw_fd(), self.socket.as_raw_fd()];
         let count = if self.names { 2 } else { 1 };
+        raise_open_files()?;
         match sys::fd::send_with(init, &cookie.to_ne_bytes(), &fds[..count]) {
             // It is gone already and has said why.
             Err(Errno::EPIPE) => Ok(()),
@@ -128,12 +130,13 @@ pub(super) fn join(supervisor: BorrowedFd<'_>, floor: i32) -> Result<Joined, Err
         sched_yield()?;
     }
     let mut cookie = [0; size_of::<u64>()];
-    let (length, [namespace, names, _]) = sys::fd::receive_with(supervisor, &mut cookie)?;
-    if length == 0 {
+    let (namespace, names) = match sys::fd::receive_with(supervisor, &mut cookie)? {
+        (8, [Some(namespace), names, None]) => (namespace, names),
         // The supervisor is gone, or gave up; it does not listen either.
-        return Err(Errno::EPIPE);
-    }
-    setns(namespace.ok_or(Errno::EBADMSG)?, CloneFlags::CLONE_NEWNET)?;
+        (0, _) => return Err(Errno::EPIPE),
+        _ => return Err(Errno::EBADMSG),
+    };
+    setns(namespace, CloneFlags::CLONE_NEWNET)?;
     let names = names.map(|fd| sys::fd::dup_above(fd.as_raw_fd(), floor)).transpose()?;
     Ok(Joined { cookie: u64::from_ne_bytes(cookie), names })
 }

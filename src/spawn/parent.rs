@@ -103,11 +103,11 @@ const NAMESPACES: libc::c_int = libc::CLONE_NEWUSER
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUTS;
 
-/// Makes init and lets it go through the sequence. Returns as soon as the id
-/// maps are written; [`Running::setup`] tells how it went on.
+/// Makes init and lets it go through the sequence, with the broker and the network
+/// that it waits for; [`Running::setup`] tells how it went on.
 ///
 /// # Errors
-/// Clone or the id maps failed; nothing is left of it.
+/// Clone, the id maps, the broker or the network failed; nothing is left of it.
 pub fn spawn(mut prepared: Prepared, plan: &Plan) -> Result<Running, StartError> {
     let fail = |step, object: &str, errno| StartError::new(&plan.tenant, step, object, errno);
     let (setup, status, stdout, stderr) =
@@ -187,6 +187,7 @@ impl Standby {
     /// stay so in it. `setup` is the supervisor's end of the channel to init.
     fn make(self, cgroup: Option<&File>, setup: BorrowedFd<'_>) -> Result<Broker, Errno> {
         let (ours, theirs) = pair()?;
+        let supervisor = sys::process::pid();
         match sys::process::clone(0, cgroup.map(File::as_fd))? {
             Cloned::Child => {
                 drop(ours);
@@ -201,7 +202,7 @@ impl Standby {
                     Some(given) => broker::Source::Given(given),
                     None => broker::Source::Init(&self.handover),
                 };
-                broker::run(self.setup, &self.user_namespace, theirs, source)
+                broker::run(self.setup, &self.user_namespace, theirs, source, supervisor)
             }
             Cloned::Parent { pidfd, .. } => Ok(Broker { pidfd, words: ours }),
         }

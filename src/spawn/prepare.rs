@@ -66,8 +66,8 @@ pub(super) enum Place {
 /// A mount that was, or will be, cloned from the host's.
 #[derive(Debug)]
 pub(super) struct Tree {
-    /// What it is cloned from, where init does it: a descriptor of another mount
-    /// namespace cannot be cloned there.
+    /// What it is cloned from, for the child of an unprivileged supervisor: a
+    /// descriptor of another mount namespace cannot be cloned there.
     pub(super) path: CString,
     /// What was opened and checked.
     pub(super) opened: OwnedFd,
@@ -269,12 +269,8 @@ fn mounts(plan: &Plan, binary: File, privileged: bool) -> Result<Mounts, StartEr
     let mut binary = Some(OwnedFd::from(binary));
     for (object, entry) in plan.rootfs.iter().enumerate() {
         let fail = |errno| StartError::new(&plan.tenant, Step::Sources, entry.object(), errno);
-        // What everybody may reach init clones itself, in the time in which it would
-        // wait for the network.
-        let everybodys =
-            matches!(entry, MountOp::Device(..) | MountOp::Bind { access: Access::Data, .. });
         let mut tree = |source: &Path, opened: OwnedFd, attributes, recursive| {
-            let clone = (privileged && !everybodys)
+            let clone = privileged
                 .then(|| clone(opened.as_raw_fd(), c"", attributes, recursive))
                 .transpose()?;
             trees.push(Tree { path: path(source), opened, clone, attributes, recursive, object });

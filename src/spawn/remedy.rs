@@ -47,6 +47,12 @@ pub fn remedy(step: Step, errno: Errno) -> Option<&'static str> {
         (Step::NewNetwork, Errno::ENOSPC | Errno::EUSERS) => {
             "network namespaces are used up or switched off: raise user.max_net_namespaces with sysctl"
         }
+        (Step::NewNetwork, Errno::ECHILD) => {
+            "what makes it was killed: a SystemCallFilter= or seccomp profile around gosandbox has to let setns and unshare through"
+        }
+        (Step::NewNetwork | Step::Handover, Errno::ETOOMANYREFS) => {
+            "programs of this user have too many descriptors under way to each other: raise LimitNOFILE= or ulimit -Hn, or end them"
+        }
         (Step::NewNetwork, Errno::EINVAL) => {
             "this kernel lacks CONFIG_NET_NS: --network host does without"
         }
