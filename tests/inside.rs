@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use common::{HOST_IDS, Running, Sandbox, TempDir, root_or_skip, status_line, text};
+use common::{HOST_IDS, Output, Running, Sandbox, TempDir, root_or_skip, status_line, text};
 use serde_json::Value;
 
 fn whoami() -> Sandbox {
@@ -135,6 +135,26 @@ fn root_that_lacks_a_capability_does_not_lend_its_own_id() {
     }
 }
 
+/// As root of a user namespace of which every id is mapped, after `first`, with
+/// `more` for unshare(1).
+fn in_a_user_namespace(sandbox: &Sandbox, more: &[&str], first: &str) -> Output {
+    let script = format!("read go; {first}; exec \"$@\"");
+    let words = [&["unshare", "--user"], more, &["sh", "-c", &script, "sh"]].concat();
+    let (stdin, mut go) = std::io::pipe().unwrap();
+    let running = sandbox.clone().wrapped(words).stdin(stdin).start();
+    let proc = format!("/proc/{}", running.pid());
+    let namespace = |of: &str| std::fs::read_link(format!("{of}/ns/user")).unwrap();
+    common::wait_for("its user namespace", || {
+        (namespace(&proc) != namespace("/proc/self")).then_some(())
+    });
+    for map in ["uid_map", "gid_map"] {
+        std::fs::write(format!("{proc}/{map}"), "0 0 4294967294").unwrap();
+    }
+    go.write_all(b"go\n").unwrap();
+    drop(go);
+    running.wait()
+}
+
 /// Root of a container has every capability, but over what is the container's
 /// only: not over hard limits, nor, here, over the network.
 #[test]
@@ -143,28 +163,33 @@ fn root_of_a_user_namespace_starts_tenants_too() {
         return;
     }
     for more in [&["--mount"][..], &["--mount", "--net"]] {
-        let script = r#"read go; exec prlimit --nofile=4096:4096 -- "$@""#;
-        let words = [&["unshare", "--user"], more, &["sh", "-c", script, "sh"]].concat();
-        let (stdin, mut go) = std::io::pipe().unwrap();
-        let sandbox = whoami().wrapped(words).stdin(stdin);
-        let running = sandbox.start();
-        let proc = format!("/proc/{}", running.pid());
-        let namespace = |of: &str| std::fs::read_link(format!("{of}/ns/user")).unwrap();
-        common::wait_for("its user namespace", || {
-            (namespace(&proc) != namespace("/proc/self")).then_some(())
-        });
-        for map in ["uid_map", "gid_map"] {
-            std::fs::write(format!("{proc}/{map}"), "0 0 4294967294").unwrap();
-        }
-        go.write_all(b"go\n").unwrap();
-        drop(go);
-        let output = running.wait();
+        let sandbox = whoami();
+        let output = in_a_user_namespace(&sandbox, more, "ulimit -n 4096");
         assert_eq!(output.code(), Some(0), "{more:?}: {output:?}");
         let me: Value = serde_json::from_slice(&output.stdout).unwrap();
         let limit = &me["rlimits"]["nofile"];
         assert_eq!(limit["hard"], 4096, "{limit}");
         sandbox.assert_nothing_left();
     }
+}
+
+/// The sysctl is a user namespace's own, and counts for those below it.
+#[test]
+fn network_namespaces_that_are_switched_off_are_told_with_the_sysctl() {
+    if !root_or_skip() || common::tool_or_skip("unshare").is_none() {
+        return;
+    }
+    let sandbox = Sandbox::example("hello");
+    // By a shell of its own: the first was executed before it was root.
+    let first = "sh -c 'echo 0 >/proc/sys/user/max_net_namespaces'";
+    let off = |sandbox: &Sandbox| in_a_user_namespace(sandbox, &["--mount"], first);
+    let output = off(&sandbox);
+    output.assert_refused(125, "new network: No space left on device (network namespaces are ");
+    assert!(output.stderr().contains("user.max_net_namespaces"), "{output:?}");
+    sandbox.assert_nothing_left();
+    // The control.
+    let output = off(&sandbox.option("--network", "host"));
+    assert_eq!(output.code(), Some(0), "{output:?}");
 }
 
 /// capabilities(7), "The securebits flags", and their numbers in

@@ -210,3 +210,24 @@ fn covers(roots: &Roots) -> String {
     let covered: Vec<&str> = points.filter(|point| point.starts_with("/proc/")).collect();
     format!("; here {} covered", covered.join(", "))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces_that_are_switched_off_are_found_by_their_sysctl() {
+        let dir = crate::testing::TempDir::new("check");
+        let user = dir.path().join("sys/user");
+        std::fs::create_dir_all(&user).unwrap();
+        let roots = Roots { proc: dir.path().to_owned(), ..Roots::default() };
+        let said = |users: &str, nets: &str| {
+            std::fs::write(user.join("max_user_namespaces"), users).unwrap();
+            std::fs::write(user.join("max_net_namespaces"), nets).unwrap();
+            user_namespaces(&roots)
+        };
+        assert!(said("15000\n", "15000\n").is_ok());
+        assert!(said("0\n", "15000\n").unwrap_err().contains("user.max_user_namespaces=15000"));
+        assert!(said("15000\n", "0\n").unwrap_err().contains("user.max_net_namespaces=15000"));
+    }
+}
