@@ -276,6 +276,24 @@ fn every_step_can_fail_and_says_so_and_leaves_nothing() {
     }
 }
 
+/// EINVAL says that the kernel knows no such capability, and ends the loop. Said of
+/// one that every kernel knows, it must not.
+#[test]
+fn a_bounding_set_that_cannot_be_emptied_is_not_taken_for_an_empty_one() {
+    if !root_or_skip() || tool_or_skip("strace").is_none() {
+        return;
+    }
+    let dir = TempDir::new();
+    let log = log_of(&dir, None);
+    for when in [1, 41] {
+        let sandbox = tenant(&dir, None, "host");
+        let inject = format!("inject=prctl:error=EINVAL:when={when}");
+        let output = traced(&sandbox, &log, &["trace=prctl".to_owned(), inject]);
+        output.assert_refused(125, "bounding set: Invalid argument");
+        sandbox.assert_nothing_left();
+    }
+}
+
 /// Init may fail before it has read the supervisor's go, which the kernel then
 /// reports first: recv(2), ECONNRESET.
 #[test]

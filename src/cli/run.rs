@@ -44,10 +44,9 @@ pub(super) fn start(known: Known, learn: &mut dyn FnMut(Word)) -> Status {
     if known.plan.cgroup == CgroupPlan::NeedsScope {
         return run_in_scope(&known.plan);
     }
-    let Known { plan: known, file, syscalls, .. } = known;
-    let plan = &known;
-    let status = match start_and_watch(plan, file, &syscalls, learn) {
-        Ok(outcome) => finish(plan, outcome),
+    let Known { plan, file, syscalls, .. } = known;
+    let status = match start_and_watch(&plan, file, &syscalls, learn) {
+        Ok(outcome) => finish(&plan, outcome),
         Err(error) => {
             let status = if error.is_exec() { Status::REFUSED } else { Status::FAILED };
             say(error);
@@ -56,7 +55,7 @@ pub(super) fn start(known: Known, learn: &mut dyn FnMut(Word)) -> Status {
     };
     // What has to be undone has been. The rest goes with the process: to free it
     // piece by piece is to write to pages that only then have to be copied.
-    std::mem::forget((known, syscalls));
+    std::mem::forget((plan, syscalls));
     status
 }
 

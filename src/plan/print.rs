@@ -166,7 +166,7 @@ impl Plan {
             Step::NewNetwork => "a namespace of the tenant's, made while init goes on",
             Step::Loopback if names => "lo up, nothing else; the broker's name server at 127.0.0.1",
             Step::Loopback => "lo up, nothing else",
-            _ => "as soon as it is there",
+            _ => "as soon as it is there, and nothing is started before",
         };
         vec![what.to_owned()]
     }

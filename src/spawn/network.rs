@@ -1,8 +1,7 @@
 //! The tenant's own network: a namespace with `lo` up and nothing else.
 //!
-//! Of all namespaces this one takes the kernel longest, as long as the others and
-//! the root file system together, and nothing that init does before its app is
-//! about it. So it is no part of clone: the supervisor, which has nothing to do
+//! Of all namespaces this one takes the kernel longest by far, and nothing that
+//! init does before its app is about it. So it is no part of clone: the supervisor, which has nothing to do
 //! meanwhile, has it made, and init joins it when the root is there. It is made
 //! in the tenant's user namespace, which owns it then, so without privilege too.
 
@@ -104,7 +103,7 @@ impl Made {
     }
 }
 
-/// A fifth of a millisecond, where nobody else wants the processor.
+/// Less than a millisecond, where nobody else wants the processor.
 const MOST_YIELDS: u32 = 300;
 
 /// The tenant's network, as init has it.

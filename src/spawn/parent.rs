@@ -14,7 +14,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, fchown, pipe2};
 
 use super::child::{self, Channels};
-use super::prepare::{Prepared, first_free};
+use super::prepare::{Prepared, first_free, io_errno};
 use super::{StartError, network};
 use crate::broker;
 use crate::cgroup::{CgroupError, Instance};
@@ -410,9 +410,8 @@ impl Running {
         let fail = |step, object: &str, errno| StartError::new(&plan.tenant, step, object, errno);
         let Some(user_namespace) = user_namespace else { return Ok(()) };
         if let (Some(setup), Some(handover)) = (prepared.broker.take(), handover) {
-            let user_namespace = user_namespace.try_clone().map_err(|e| {
-                fail(Step::Broker, "", Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))
-            })?;
+            let user_namespace =
+                user_namespace.try_clone().map_err(|e| fail(Step::Broker, "", io_errno(&e)))?;
             self.standby = Some(Standby { setup, user_namespace, handover, given: None });
         }
         if prepared.waits {
@@ -422,9 +421,8 @@ impl Running {
         }
         if prepared.private_network {
             // Init has a copy of its own, for the app.
-            let stack = prepared.stack.take().ok_or(Errno::ENOMEM);
+            let stack = prepared.stack.take().ok_or((Step::NewNetwork, Errno::ENOMEM));
             stack
-                .map_err(|errno| (Step::NewNetwork, errno))
                 .and_then(|stack| network::make(stack, user_namespace.as_fd(), prepared.names))
                 .and_then(|made| made.give(self.setup()).map_err(|e| (Step::NewNetwork, e)))
                 .map_err(|(step, errno)| fail(step, "", errno))?;

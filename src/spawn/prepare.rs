@@ -207,7 +207,7 @@ fn broker(
     })
 }
 
-fn io_errno(error: &std::io::Error) -> Errno {
+pub(super) fn io_errno(error: &std::io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
